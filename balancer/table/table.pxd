@@ -1,0 +1,26 @@
+"""C access to the shared-memory table, for the data path."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint64_t
+
+from balancer.table.layout cimport ConfigHeader, ConfigServer, ConfigService, RowHeader, RowServer, RowService
+
+cdef uint64_t *latency_bounds_ns() noexcept nogil
+
+cdef class Region:
+    cdef uint8_t *base
+    cdef readonly size_t size
+    cdef readonly bint writable
+    cdef int _verify(self, str what, uint64_t *header, uint64_t magic, size_t expected) except -1
+    cdef int _own(self) except -1
+
+cdef class ConfigTable(Region):
+    cdef ConfigHeader *header
+    cdef ConfigService *entry
+    cdef ConfigServer *_server(self, int service, int slot) except NULL
+
+cdef class Row(Region):
+    cdef RowHeader *header
+    cdef RowService *service_rows
+    cdef RowServer *server_rows             # MAX_SERVERS per service
+    cdef int _checked(self, int service) except -1

@@ -1,0 +1,290 @@
+"""The server table: create, attach and read the shared memory that every process agrees on.
+
+The supervisor allocates every region (`allocate`) and owns the `ConfigTable`; a worker owns one `Row`; everybody else
+attaches to read-only descriptors (`read_only`). Layout, writers and units: layout.pxd. Attaching checks magic,
+layout version and sizes, and raises `LayoutError` when they are not this program's.
+"""
+
+import fcntl
+import os
+from typing import NamedTuple
+
+from libc.string cimport memset
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+
+from balancer.errors import LayoutError
+
+from balancer.table.layout cimport (
+    DROPS, IGNORES, LATENCY_BUCKETS, LAYOUT_VERSION, MAX_SERVERS, NAME_BYTES, RCODES, SERVER_FREE, SERVER_PRESENT,
+    SERVER_REMOVED, load, load_acquire, store, store_release,
+)
+
+SERVERS_PER_SERVICE = MAX_SERVERS
+DROP_REASONS = (
+    "short", "response", "source", "truncated", "not_admitted", "no_server", "table_full", "unsent", "backlog_full",
+    "client_refused_address", "client_denied", "client_unreachable", "client_too_long", "client_error",
+)
+RCODE_NAMES = ("noerror", "formerr", "servfail", "nxdomain", "notimp", "refused", "other")
+IGNORE_REASONS = ("short", "not_response", "unknown_id", "wrong_question", "late")
+# Upper bounds in seconds; the last bucket has none. They resolve a LAN (0.1 ms) and still show a two second timeout.
+LATENCY_BOUNDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5)
+
+cdef uint64_t[LATENCY_BUCKETS] _bounds_ns
+for _index, _bound in enumerate(LATENCY_BOUNDS):
+    _bounds_ns[_index] = round(_bound * 1e9)
+_bounds_ns[LATENCY_BUCKETS - 1] = <uint64_t>-1
+
+assert len(DROP_REASONS) == DROPS and len(RCODE_NAMES) == RCODES and len(IGNORE_REASONS) == IGNORES
+assert len(LATENCY_BOUNDS) == LATENCY_BUCKETS - 1
+
+cdef uint64_t *latency_bounds_ns() noexcept nogil:
+    return _bounds_ns
+
+cdef enum:
+    CONFIG_MAGIC = 0x6e733763    # "ns7c"
+    ROW_MAGIC = 0x6e733772       # "ns7r"
+
+
+class ServerEntry(NamedTuple):
+    """One used server slot of the configuration, as a reader sees it."""
+
+    slot: int
+    name: str
+    address: str
+    weight: int
+    state: str              # "present", "removed"
+
+
+def allocate(str name, size_t size):
+    """A new memfd of `size` bytes, zeroed and sealed in size: whoever maps it can never be cut short by another."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+def read_only(int descriptor):
+    """A second descriptor of the same memory that cannot be mapped for writing."""
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def config_size(int services):
+    """Bytes of the configuration region for this many services."""
+    return sizeof(ConfigHeader) + services * sizeof(ConfigService)
+
+
+def row_size(int services):
+    """Bytes of one worker's row for this many services."""
+    return sizeof(RowHeader) + services * (sizeof(RowService) + MAX_SERVERS * sizeof(RowServer))
+
+
+cdef class Region:
+    """A mapping of one memfd. The descriptor may be closed afterwards; the memory lives as long as this object."""
+
+    def __cinit__(self, int descriptor, bint writable=False):
+        cdef size_t size = os.fstat(descriptor).st_size
+        cdef void *base = mmap(NULL, size, PROT_READ | (PROT_WRITE if writable else 0), MAP_SHARED, descriptor, 0)
+        if base == MAP_FAILED:
+            raise LayoutError(f"cannot map {size} bytes of shared memory")
+        self.base = <uint8_t *>base
+        self.size = size
+        self.writable = writable
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, self.size)
+
+    cdef int _verify(self, str what, uint64_t *header, uint64_t magic, size_t expected) except -1:
+        # Both headers begin with magic, version, size: read them before trusting any other word.
+        if self.size < 4 * sizeof(uint64_t) or header[0] != magic:
+            raise LayoutError(f"{what}: not this kind of region")
+        if header[1] != LAYOUT_VERSION:
+            raise LayoutError(f"{what}: layout version {header[1]}, this program has {LAYOUT_VERSION}")
+        if header[2] != self.size or expected != self.size:
+            raise LayoutError(f"{what}: {self.size} bytes, expected {expected}")
+        return 0
+
+    cdef int _own(self) except -1:
+        if not self.writable:
+            raise LayoutError("this mapping is read-only")
+        return 0
+
+
+cdef class ConfigTable(Region):
+    """Services, servers, weights and the generation. Writer: the supervisor.
+
+    Changes take effect for the workers with `publish`; names and addresses in a slot never change while it is used.
+    """
+
+    def __init__(self, int descriptor, bint writable=False, int create_services=0):
+        self.header = <ConfigHeader *>self.base
+        self.entry = <ConfigService *>(self.base + sizeof(ConfigHeader))
+        if create_services:
+            self._own()
+            self.header.magic = CONFIG_MAGIC
+            self.header.version = LAYOUT_VERSION
+            self.header.size = self.size
+            self.header.services = create_services
+        self._verify("config table", <uint64_t *>self.base, CONFIG_MAGIC,
+                     config_size(min(self.header.services, self.size)))
+
+    @property
+    def services(self):
+        return self.header.services
+
+    @property
+    def generation(self):
+        return load_acquire(&self.header.generation)
+
+    def publish(self):
+        """Let the workers see everything that was written before; returns the new generation."""
+        self._own()
+        store_release(&self.header.generation, self.header.generation + 1)
+        return self.header.generation
+
+    cdef ConfigServer *_server(self, int service, int slot) except NULL:
+        if not (0 <= service < <int>self.header.services and 0 <= slot < MAX_SERVERS):
+            raise IndexError(f"service {service}, server slot {slot}")
+        return &self.entry[service].servers[slot]
+
+    def set_service(self, int service, str name, str scheduler, uint64_t udp_timeout_ns):
+        self._own()
+        self._server(service, 0)
+        _write_name(self.entry[service].name, name)
+        _write_name(self.entry[service].scheduler, scheduler)
+        store(&self.entry[service].udp_timeout_ns, udp_timeout_ns)
+
+    def add_server(self, int service, int slot, str name, str address, uint64_t weight):
+        """Fill a free slot; the caller knows that nobody has it in flight."""
+        self._own()
+        cdef ConfigServer *server = self._server(service, slot)
+        if server.state == SERVER_PRESENT:
+            raise LayoutError(f"server slot {slot} is in use")
+        _write_name(server.name, name)
+        _write_name(server.address, address)
+        store(&server.weight, weight)
+        store(&self.entry[service].used, max(self.entry[service].used, <uint64_t>(slot + 1)))
+        store(&server.state, SERVER_PRESENT)
+
+    def set_weight(self, int service, int slot, uint64_t weight):
+        self._own()
+        store(&self._server(service, slot).weight, weight)
+
+    def remove_server(self, int service, int slot):
+        """Nothing new goes there from the next `publish` on; the slot is not free yet (see `free_server`)."""
+        self._own()
+        cdef ConfigServer *server = self._server(service, slot)
+        store(&server.removed_at, self.header.generation + 1)
+        store(&server.state, SERVER_REMOVED)
+
+    def free_server(self, int service, int slot):
+        """Give a removed slot back. Only when every worker has seen the removal and has nothing in flight there."""
+        self._own()
+        store(&self._server(service, slot).state, SERVER_FREE)
+
+    def removed_at(self, int service, int slot):
+        return load(&self._server(service, slot).removed_at)
+
+    def service_name(self, int service):
+        self._server(service, 0)
+        return _read_name(self.entry[service].name)
+
+    def scheduler(self, int service):
+        self._server(service, 0)
+        return _read_name(self.entry[service].scheduler)
+
+    def udp_timeout_ns(self, int service):
+        self._server(service, 0)
+        return load(&self.entry[service].udp_timeout_ns)
+
+    def free_slots(self, int service):
+        """Numbers of the slots that may be filled, lowest first."""
+        return [slot for slot in range(MAX_SERVERS) if self._server(service, slot).state == SERVER_FREE]
+
+    def servers(self, int service):
+        """The used slots of a service as `ServerEntry`, in slot order."""
+        cdef ConfigServer *server
+        cdef list entries = []
+        cdef int slot
+        self._server(service, 0)
+        for slot in range(min(<int>load(&self.entry[service].used), <int>MAX_SERVERS)):
+            server = self._server(service, slot)
+            if load(&server.state) != SERVER_FREE:
+                entries.append(ServerEntry(
+                    slot, _read_name(server.name), _read_name(server.address), load(&server.weight),
+                    "present" if load(&server.state) == SERVER_PRESENT else "removed"))
+        return entries
+
+
+cdef class Row(Region):
+    """One worker's counters and gauges. Writer: that worker; a successor goes on counting where it stopped."""
+
+    def __init__(self, int descriptor, bint writable=False, int create_services=0):
+        self.header = <RowHeader *>self.base
+        if create_services:
+            self._own()
+            self.header.magic = ROW_MAGIC
+            self.header.version = LAYOUT_VERSION
+            self.header.size = self.size
+            self.header.services = create_services
+        self._verify("worker row", <uint64_t *>self.base, ROW_MAGIC, row_size(min(self.header.services, self.size)))
+        self.service_rows = <RowService *>(self.base + sizeof(RowHeader))
+        self.server_rows = <RowServer *>(self.service_rows + self.header.services)
+
+    @property
+    def heartbeat_ns(self):
+        return load(&self.header.heartbeat_ns)
+
+    @property
+    def generation_seen(self):
+        return load(&self.header.generation_seen)
+
+    def clear_server(self, int service, int slot):
+        """Forget a slot's counters before another server takes it. Supervisor, while no worker uses the slot."""
+        self._own()
+        memset(&self.server_rows[self._checked(service) * MAX_SERVERS + slot], 0, sizeof(RowServer))
+
+    cdef int _checked(self, int service) except -1:
+        if not 0 <= service < <int>self.header.services:
+            raise IndexError(f"service {service}")
+        return service
+
+    def service(self, int service):
+        """Counters of one service as a dict of plain numbers."""
+        cdef RowService *row = &self.service_rows[self._checked(service)]
+        cdef int index
+        return {
+            "queries": load(&row.queries), "answers": load(&row.answers), "timeouts": load(&row.timeouts),
+            "inflight": load(&row.in_flight), "socket_drops": load(&row.socket_drops),
+            "dropped": {DROP_REASONS[index]: load(&row.dropped[index]) for index in range(<int>DROPS)},
+        }
+
+    def server(self, int service, int slot):
+        """Counters of one server as a dict of plain numbers; latency in nanoseconds, buckets not cumulated."""
+        if not 0 <= slot < MAX_SERVERS:
+            raise IndexError(f"server slot {slot}")
+        cdef RowServer *row = &self.server_rows[self._checked(service) * MAX_SERVERS + slot]
+        cdef int index
+        return {
+            "inflight": load(&row.in_flight), "queries": load(&row.queries), "timeouts": load(&row.timeouts),
+            "refusals": load(&row.refusals), "resends": load(&row.resends), "bytes_out": load(&row.bytes_out),
+            "bytes_in": load(&row.bytes_in), "forged_errors": load(&row.forged_errors),
+            "answers": {RCODE_NAMES[index]: load(&row.answers[index]) for index in range(<int>RCODES)},
+            "ignored": {IGNORE_REASONS[index]: load(&row.ignored[index]) for index in range(<int>IGNORES)},
+            "latency_sum_ns": load(&row.latency_sum_ns),
+            "latency": [load(&row.latency[index]) for index in range(<int>LATENCY_BUCKETS)],
+        }
+
+
+cdef int _write_name(uint8_t *target, str text) except -1:
+    raw = text.encode("ascii")
+    if len(raw) >= NAME_BYTES:
+        raise LayoutError(f"name of {len(raw)} bytes, at most {NAME_BYTES - 1}: {text}")
+    memset(target, 0, NAME_BYTES)
+    for index, byte in enumerate(raw):
+        target[index] = byte
+    return 0
+
+
+cdef str _read_name(const uint8_t *source):
+    return (<bytes>source[:NAME_BYTES]).split(b"\0", 1)[0].decode("ascii", "replace")

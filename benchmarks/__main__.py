@@ -1,0 +1,181 @@
+"""`python -m benchmarks`: measure ns7 beside its peers on this machine.
+
+Exit code 0: everything asked for was measured (the table says which bars are met); 1: something could not be
+measured, or failed; 2: wrong usage; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from benchmarks import ns7, peers, report
+from benchmarks.lab import Lab, LabError, open_lab
+from benchmarks.memory import memory
+from benchmarks.shares import shares
+from benchmarks.udp import (
+    PACED,
+    REFERENCE,
+    Options,
+    Run,
+    compare,
+    rate_name,
+    results_table,
+    scale,
+    scale_name,
+)
+
+SHORT = {"seconds": 6.0, "rounds": 3}
+FULL = {"seconds": 20.0, "rounds": 5}
+Case = Callable[[Lab, Options], Run]
+
+
+def compared(lab: Lab, options: Options) -> Run:
+    """The comparison with its tables, one per rate."""
+    run = compare(lab, options)
+    for rate in options.rates:
+        print("\n" + results_table(run.rounds, rate, REFERENCE, run.missing))
+    return run
+
+
+def scaled(lab: Lab, options: Options) -> Run:
+    """The server-count case with its table."""
+    run = scale(lab, replace(options, rates=(0,)))
+    if run.rounds:
+        print("\nns7 by number of servers, " + results_table(run.rounds, 0, scale_name(2), {}))
+    return run
+
+
+CASES: dict[str, tuple[Case, ...]] = {
+    "udp": (compared,),
+    "scale": (scaled,),
+    "shares": (shares,),
+    "memory": (memory,),
+    "all": (compared, scaled, shares, memory),
+}
+HELP = {
+    "udp": "compare the peers; without --rate and --servers a short standard set of the goal list",
+    "scale": "ns7 with 64 and 256 servers against itself with 2",
+    "shares": "what part of the queries each server gets",
+    "memory": "idle memory, 65,000 queries in flight, twice",
+    "all": "every row of the goal list, at full length (about 35 minutes)",
+}
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("must be greater than 0")
+    return value
+
+
+def peer_list(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    if unknown := set(names) - set(peers.KINDS):
+        raise argparse.ArgumentTypeError(
+            f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(peers.KINDS)}"
+        )
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure ns7 beside its peers.")
+    verbs = top.add_subparsers(dest="case", required=True, metavar="CASE")
+    for case, text in HELP.items():
+        verb = verbs.add_parser(case, help=text, description=text[0].upper() + text[1:] + ".")
+        verb.add_argument("--seconds", type=positive, help="length of one measurement (20; standard set 6)")
+        verb.add_argument(
+            "--rounds", type=int, choices=range(1, 101), metavar="N", help="rounds (5; standard set 3)"
+        )
+        verb.add_argument(
+            "--workers", type=int, choices=(1, 2), default=1, help="workers of each balancer (1)"
+        )
+        verb.add_argument(
+            "--json", type=Path, metavar="FILE", help="result file (benchmarks/results/CASE-DATE.json)"
+        )
+        verb.add_argument("--ns7", default=ns7.COMMAND, metavar="COMMAND", help="another ns7 to measure")
+        if case in ("udp", "all"):
+            verb.add_argument(
+                "--peers",
+                type=peer_list,
+                default=tuple(peers.KINDS),
+                help=f"of {','.join(peers.KINDS)} (all)",
+            )
+        if case == "udp":
+            verb.add_argument(
+                "--rate", type=int, action="append", metavar="QPS", help="0 = saturation; may be repeated"
+            )
+            verb.add_argument(
+                "--servers", type=int, choices=(2, 64, 256), help="server addresses behind each peer (2)"
+            )
+    return top
+
+
+def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
+    """What to run, and how long."""
+    cases = CASES[arguments.case]
+    rates: tuple[int, ...] = (0, *PACED)
+    length = FULL
+    if arguments.case == "udp":
+        if arguments.rate is None and arguments.servers is None:
+            cases, length = (compared, scaled), SHORT
+        else:
+            rates = tuple(dict.fromkeys(arguments.rate or [0]))
+    options = Options(
+        seconds=arguments.seconds or length["seconds"],
+        rounds=arguments.rounds or int(length["rounds"]),
+        peers=getattr(arguments, "peers", ("ns7",)),
+        rates=rates,
+        servers=getattr(arguments, "servers", None) or 2,
+        workers=arguments.workers,
+        ns7=arguments.ns7,
+    )
+    return options, cases
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    options, cases = plan(arguments)
+    if absent := [name for name in ("dnsperf", "nsd") if not shutil.which(name)]:
+        print(
+            f"{' and '.join(absent)} not installed, nothing can be measured: apt install {' '.join(absent)}"
+        )
+        return 1
+    facts = report.machine(peers.versions(options.peers))
+    run = Run()
+    try:
+        with open_lab() as lab:
+            for case in cases:
+                try:
+                    run.merge(case(lab, options))
+                except LabError as exc:
+                    run.fail(str(exc))
+                    lab.close()
+    except KeyboardInterrupt:
+        print("\ninterrupted; every process was ended")
+        return 130
+    print(f"\n{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}")
+    if run.rounds:
+        print(f"{options.rounds} rounds of {options.seconds:g} s; median (least to greatest)")
+    print("\n" + report.goals_table(run.goals))
+    for why in [*run.missing.values(), *run.failures]:
+        print(f"not measured or failed: {why}")
+    if doubts := [f"{r.peer}, {rate_name(r.rate)}: {r.doubt}" for r in run.rounds if r.doubt]:
+        print("doubtful figures:", *doubts, sep="\n  ")
+    raw = {
+        "missing": run.missing,
+        "failures": run.failures,
+        "rounds": [asdict(r) for r in run.rounds],
+        "details": run.details,
+    }
+    path = report.save(arguments.case, facts, asdict(options), raw, run.goals, arguments.json)
+    print(f"raw figures: {path}")
+    return 1 if run.failures or run.missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The bars: what each figure must reach to count as met. One place, so that a bar is moved knowingly.
+
+The design promises a cost per query below every peer's; dnsdist is the cheapest of them, so below 1.0 of its
+cost is the bar and the tables show by how much. Where the design names no number, the bar here is a guard:
+it is wide enough for a noisy machine and narrow enough to catch a mistake in the shape of the code.
+"""
+
+from __future__ import annotations
+
+CPU_TO_DNSDIST = 1.0
+QPS_TO_DNSDIST = 1.0
+LOST = 0
+# 64 or 256 servers: smaller batches per server, the same work per query.
+SCALE_CPU = {64: 1.25, 256: 1.5}
+# Percent, the worst server of the service. At saturation least-connection follows the speed of the servers,
+# and name servers that share cores with the load are not equally fast: that figure is told and has no bar.
+SHARE_ERROR = 1.0
+# Bytes. In-flight records are claimed at start, so a query should cost its slot's pages and nothing else.
+BYTES_IN_FLIGHT = 2048
+GROWTH_SECOND_ROUND = 1 << 20

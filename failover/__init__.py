@@ -1,0 +1,1 @@
+"""Failover: keeps the virtual address on a living director. A component of its own process."""

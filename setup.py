@@ -1,0 +1,36 @@
+"""Builds the compiled extensions; everything else stands in pyproject.toml.
+
+NS7_DEBUG=1 makes the debug build: bounds and None checks on, invariants asserted (balancer/table/debug.h), no
+optimisation that hides a line from the debugger. Cython looks up .pxd files from the top folder, so run it from here.
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("NS7_DEBUG") == "1"
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
+    "embedsignature": True,
+}
+FLAGS = ["-O1", "-g", "-DNS7_DEBUG=1"] if DEBUG else ["-O3", "-g1"]
+
+
+def extensions() -> list[Extension]:
+    """One extension per .pyx, named after its path (balancer/table/table.pyx → balancer.table.table)."""
+    return [
+        Extension(".".join(path.with_suffix("").parts), [str(path)], extra_compile_args=[*FLAGS, "-Wall"],
+                  include_dirs=["balancer/table"])
+        for path in sorted(Path("balancer").rglob("*.pyx"))
+    ]
+
+
+setup(ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, nthreads=2, build_dir="build/cython"))

@@ -1,0 +1,1 @@
+"""Schedulers against plain-Python oracles."""
