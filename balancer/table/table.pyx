@@ -81,7 +81,7 @@ def row_size(int services):
 cdef class Region:
     """A mapping of one memfd. The descriptor may be closed afterwards; the memory lives as long as this object."""
 
-    def __cinit__(self, int descriptor, bint writable=False):
+    def __cinit__(self, int descriptor, bint writable=False, *_):
         cdef size_t size = os.fstat(descriptor).st_size
         cdef void *base = mmap(NULL, size, PROT_READ | (PROT_WRITE if writable else 0), MAP_SHARED, descriptor, 0)
         if base == MAP_FAILED:

@@ -1,0 +1,69 @@
+"""Checks that concern more than one setting. Used while loading.
+
+They look at the raw document, not at the models, so that they find their mistakes even where others exist;
+a value that is itself wrong is passed over here, as its own rule reports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from balancer.config.positions import Path
+from balancer.config.values import ADDRESS, LISTEN, NAME, SERVER, Endpoint, Rule
+
+Finding = tuple[Path, str]
+
+
+def _valid(rule: Rule, value: Any) -> Any:
+    try:
+        return rule(value)
+    except ValueError:
+        return None
+
+
+def _tables(table: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    value = table.get(key)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, dict):
+                yield index, item
+
+
+def _servers(service: dict[str, Any], at: Path, ours: dict[Endpoint, str]) -> Iterator[Finding]:
+    names: dict[str, int] = {}
+    addresses: dict[Endpoint, int] = {}
+    for index, server in _tables(service, "server"):
+        path = (*at, "server", index)
+        name = _valid(NAME, server.get("name"))
+        if name is not None and names.setdefault(name, index) != index:
+            yield (*path, "name"), f"is already the name of server[{names[name]}] of this service"
+        address = _valid(SERVER, server.get("address"))
+        if address is None:
+            continue
+        if addresses.setdefault(address, index) != index:
+            yield (*path, "address"), f"is already the address of server[{addresses[address]}] of this service"
+        if address in ours:
+            yield (*path, "address"), f"is our own listen address ({ours[address]}): queries would go in circles"
+        source = _valid(ADDRESS, server.get("source"))
+        if source is not None and Endpoint(source, 0).family != address.family:
+            family = "IPv6" if ":" in address.host else "IPv4"
+            yield (*path, "source"), f"must be an {family} address, as the server's address is"
+
+
+def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
+    """Each setting that contradicts another one, with what is wrong with it."""
+    names: dict[str, int] = {}
+    listen: dict[Endpoint, str] = {}
+    for index, service in _tables(document, "service"):
+        name = _valid(NAME, service.get("name"))
+        if name is not None and names.setdefault(name, index) != index:
+            yield ("service", index, "name"), f"is already the name of service[{names[name]}]"
+        items = service.get("listen")
+        for number, item in enumerate(items if isinstance(items, list) else ()):
+            endpoint = _valid(LISTEN, item)
+            here = f"service[{index}].listen[{number}]"
+            if endpoint is not None and listen.setdefault(endpoint, here) != here:
+                yield ("service", index, "listen", number), f"is already listened on ({listen[endpoint]})"
+    for index, service in _tables(document, "service"):
+        yield from _servers(service, ("service", index), listen)

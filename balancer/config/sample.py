@@ -1,0 +1,74 @@
+"""The commented sample file, made from the models, so that it cannot say anything else. Used by a command."""
+
+from __future__ import annotations
+
+import json
+from textwrap import wrap
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from balancer.config.model import Admin, Admit, Node, Process, Section, Server, Service
+from balancer.config.values import Rule
+
+_WIDTH = 100
+
+
+def sample_text() -> str:
+    """A configuration that loads; each optional setting stands in it as a comment, with its default."""
+    lines = ["# ns7: sample configuration. A line that begins with #key shows a default; change it without the #."]
+    lines += _table("[[service]]", Service)
+    lines += _table("[service.admit]", Admit)
+    lines += _table("[[service.server]]", Server)
+    lines += _table("[[service.server]]", Server, 1)
+    lines += _table("[process]", Process)
+    lines += _table("[admin]", Admin)
+    lines += ["", *_comment(
+        "One file may serve several hosts. Each has its own table then, chosen by --node, else NS7_NODE, else "
+        "the host name; [nodes.NAME.SECTION] overrides settings for that host alone.")]
+    lines += [line if line.startswith("#") or not line else f"#{line}" for line in _table("[nodes.ns7c0]", Node)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(header: str, model: type[Section], number: int = 0) -> list[str]:
+    """The table of `model`; of a second one of its kind only what must be said."""
+    lines = ["", *([] if number else _comment(model.__doc__ or "")), header]
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if _is_table(field) or (number and not field.is_required()):
+            continue
+        if not number:
+            lines += _comment(f"{field.description} {_allowed(field)}".strip())
+        lines.append(f"{'' if field.is_required() else '#'}{key} = {_toml(_shown(field, number))}")
+    return lines
+
+
+def _is_table(field: FieldInfo) -> bool:
+    kinds = (field.annotation, *get_args(field.annotation))
+    return any(isinstance(kind, type) and issubclass(kind, Section) for kind in kinds)
+
+
+def _allowed(field: FieldInfo) -> str:
+    rules = list(field.metadata)
+    for kind in get_args(field.annotation):
+        rules += getattr(kind, "__metadata__", ())
+    words = [rule.func.allowed for rule in rules if isinstance(getattr(rule, "func", None), Rule)]
+    return f"Allowed: {words[0]}." if words else ""
+
+
+def _shown(field: FieldInfo, number: int) -> Any:
+    if field.default is PydanticUndefined or field.default is None:
+        examples = field.examples or []
+        return examples[number]
+    return field.default
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in wrap(text, _WIDTH)]

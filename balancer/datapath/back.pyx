@@ -1,0 +1,387 @@
+"""The side toward the servers of one service: choose, send, match answers, notice refusals. Runs in a worker.
+
+Each server has several connected sockets; a whole batch goes out on one of them and the next batch on the next, so
+BIND, which spreads load over its threads by source port, uses all of them. An answer counts only if it came in on
+the socket its query left on, with the id and the question that were sent; anything else is counted and the query
+stays pending, for the true answer may still come.
+
+`sendmmsg` hides an error behind a short count and has consumed it then, so sending resumes at the same message; a
+second failure fails that leg, and the rest of the batch is scheduled anew.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from balancer.datapath.errqueue cimport Returned, read_error
+from balancer.datapath.front cimport BATCH, Arrival
+from balancer.datapath.mmsg cimport Inbox, Outbox
+from balancer.datapath.query cimport (
+    KEPT_BYTES, LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, Query, Slots,
+)
+from balancer.datapath.syscalls cimport MSG_DONTWAIT, sendmmsg, sockaddr, sockaddr_in6, socklen_t, c_connect, getpeername
+from balancer.datapath.wire cimport (
+    HEADER_BYTES, OPCODE_UPDATE, answers_question, is_response, opcode_of, rcode_of, read16, same_question,
+)
+from balancer.schedule.base cimport NO_SERVER, Scheduler
+from balancer.table.layout cimport (
+    DROP_BACKLOG_FULL, DROP_NO_SERVER, DROP_TABLE_FULL, DROP_UNSENT, IGNORE_LATE, IGNORE_NOT_RESPONSE, IGNORE_SHORT,
+    IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, LATENCY_BUCKETS, MAX_SERVERS, RCODE_OTHER, RowServer, RowService, add,
+    check, load, store,
+)
+from balancer.table.table cimport latency_bounds_ns
+
+cdef enum:
+    ANSWERS = 128                       # answers per round
+    OUTBOX = 256
+    ERRORS_PER_LOOK = 256               # entries of one error queue read at once
+
+
+cdef class Back:
+    """The servers of one service. Rows and slots belong to the worker and outlive this object."""
+
+    def __cinit__(self, int service, Slots slots, Front front, Scheduler scheduler, uint64_t timeout_ns):
+        self.service = service
+        self.slots = slots
+        self.front = front
+        self.scheduler = scheduler
+        self.timeout_ns = timeout_ns
+        self.inbox = Inbox(ANSWERS, False)
+        self.outbox = Outbox(OUTBOX)
+
+    def open(self, int slot, descriptors):
+        """Connected sockets toward the server in `slot`; they stay the caller's to close."""
+        cdef Server *server = &self.servers[slot]
+        if not 0 < len(descriptors) <= MAX_SOCKETS:
+            raise ValueError(f"{len(descriptors)} sockets toward server slot {slot}, allowed 1 to {MAX_SOCKETS}")
+        server.sockets = len(descriptors)
+        server.turn = 0
+        for place in range(server.sockets):
+            server.descriptor[place] = descriptors[place]
+
+    def close(self, int slot):
+        """Forget the sockets of a removed server. Nothing is in flight there."""
+        self.servers[slot].sockets = 0
+
+    def is_open(self, int slot):
+        return self.servers[slot].sockets > 0
+
+    def in_flight(self, int slot):
+        return load(&self.rows[slot].in_flight)
+
+    def adopt(self):
+        """Count the legs that the slots hold from a predecessor; gauges are set, counters go on."""
+        cdef int number = self.slots.oldest[self.service], leg, pending = 0
+        cdef Query *query
+        for slot in range(MAX_SERVERS):
+            store(&self.rows[slot].in_flight, 0)
+        while number != NONE:
+            query = self.slots.query(number)
+            pending += 1
+            for leg in range(LEGS):
+                if query.legs[leg].state != LEG_FREE:
+                    query.legs[leg].state = LEG_SENT
+                    self.scheduler.claim(query.legs[leg].server)
+                    add(&self.rows[query.legs[leg].server].in_flight, 1)
+            number = query.newer
+        store(&self.row.in_flight, pending)
+
+    cdef void handle(self) noexcept nogil:
+        """Forward what `front` admitted."""
+        cdef int index, number
+        cdef Arrival *arrival
+        cdef Query *query
+        self.batch += 1
+        for index in range(self.front.arrival_count):
+            arrival = &self.front.arrivals[index]
+            number = self.slots.claim(self.service, self.now)
+            if number == NONE:
+                add(&self.row.dropped[<int>DROP_TABLE_FULL], 1)
+                continue
+            query = self.slots.query(number)
+            query.listener = self.front.receiving
+            query.client_id = read16(arrival.bytes)
+            query.size = arrival.size
+            query.question_end = arrival.question_end
+            query.interface = arrival.interface
+            query.client_size = arrival.client_size
+            query.key = arrival.key
+            memcpy(query.client, arrival.client, arrival.client_size)
+            memcpy(query.local, arrival.local, 16)
+            memcpy(query.bytes, arrival.bytes, arrival.size if arrival.size < KEPT_BYTES else KEPT_BYTES)
+            store(&self.row.in_flight, load(&self.row.in_flight) + 1)
+            self._dispatch(number, NO_SERVER, arrival.bytes)
+        self.flush()
+
+    cdef int _dispatch(self, int number, int exclude, uint8_t *bytes) noexcept nogil:
+        """Open a leg for a query and stage it; `bytes` is the whole query, or NULL for what the record keeps."""
+        cdef Query *query = self.slots.query(number)
+        cdef int slot = self.scheduler.pick(query.key, exclude), leg, tries, fixed_id = NONE
+        cdef Server *server
+        if slot == NO_SERVER:
+            self._give_up(number, DROP_NO_SERVER if query.legs_used == 0 else DROP_UNSENT)
+            return NONE
+        server = &self.servers[slot]
+        if server.batch != self.batch:
+            server.batch = self.batch
+            server.turn = server.turn + 1 if server.turn + 1 < server.sockets else 0
+        if opcode_of(query.bytes) == OPCODE_UPDATE:
+            fixed_id = query.client_id      # SIG(0) signs the id (RFC 2931 §3.1)
+        leg = self.slots.open_leg(number, slot, socket_number(self.service, slot, server.turn), fixed_id)
+        for tries in range(server.sockets):
+            # All ids tried on this socket are in flight: another socket has its own.
+            if leg != NONE:
+                break
+            leg = self.slots.open_leg(number, slot, socket_number(self.service, slot, tries), fixed_id)
+        if leg == NONE:
+            self._give_up(number, DROP_TABLE_FULL)
+            return NONE
+        self.slots.leg(leg).sent_ns = self.now
+        self.scheduler.claim(slot)
+        store(&self.rows[slot].in_flight, load(&self.rows[slot].in_flight) + 1)
+        if query.size > KEPT_BYTES and bytes != NULL:
+            bytes[0] = query.bytes[0]
+            bytes[1] = query.bytes[1]
+        else:
+            bytes = query.bytes
+        self.outbox.put(<int>self.slots.leg(leg).socket, leg, bytes, query.size)
+        return leg
+
+    cdef void _give_up(self, int number, int reason) noexcept nogil:
+        """End a query that has no open leg without an answer."""
+        add(&self.row.dropped[reason], 1)
+        store(&self.row.in_flight, load(&self.row.in_flight) - 1)
+        self.slots.release(number)
+
+    cdef void flush(self) noexcept nogil:
+        """Send what is staged, one sendmmsg per server; then give refused queries their second server."""
+        cdef int socket = 0, size
+        while True:
+            size = self.outbox.take(&socket)
+            if size:
+                self._send(<uint32_t>socket, size)
+            elif self.rescheduled_count:
+                self._second_servers()
+            else:
+                return
+
+    cdef void _second_servers(self) noexcept nogil:
+        """Dispatch queries whose only leg failed, as many as the empty outbox holds."""
+        cdef int number
+        cdef Query *query
+        while self.rescheduled_count and self.outbox.count < OUTBOX:
+            self.rescheduled_count -= 1
+            number = self.rescheduled[self.rescheduled_count]
+            query = self.slots.query(number)
+            if query.legs_used >= LEGS or query.size > KEPT_BYTES:
+                self._give_up(number, DROP_UNSENT)
+            elif self._dispatch(number, query.legs[0].server, NULL) != NONE:
+                add(&self.rows[query.legs[1].server].resends, 1)
+
+    cdef void _send(self, uint32_t socket, int size) noexcept nogil:
+        """Send the group that the outbox has ready over one socket toward one server."""
+        cdef int slot = socket // MAX_SOCKETS % MAX_SERVERS
+        cdef int at = 0, sent, error, failures = 0, index, descriptor = self._descriptor(socket)
+        cdef uint64_t total = 0
+        cdef RowServer *row = &self.rows[slot]
+        cdef int *tags = self.outbox.tags
+        while at < size:
+            sent = sendmmsg(descriptor, self.outbox.ready + at, size - at, MSG_DONTWAIT)
+            if sent > 0:
+                for index in range(at, at + sent):
+                    self.slots.leg(tags[index]).state = LEG_SENT
+                    total += self.outbox.ready[index].msg_hdr.msg_iov.iov_len
+                add(&row.queries, sent)
+                at += sent
+                failures = 0
+                continue
+            error = errno
+            if error == EINTR:
+                continue
+            if error == EAGAIN or error == ENOBUFS or error == ENOMEM:
+                for index in range(at, size):
+                    self._wait(tags[index])
+                break
+            self.read_errors(socket)
+            failures += 1
+            if failures < 2:
+                continue
+            # The kernel refuses this one for good. Too long: its own fault. Anything else would meet the rest too.
+            add(&row.refusals, 1)
+            self._fail(tags[at])
+            at += 1
+            failures = 0
+            if error != EMSGSIZE:
+                self._reopen(descriptor)
+                for index in range(at, size):
+                    self._fail(tags[index])
+                break
+        add(&row.bytes_out, total)
+
+    cdef void _reopen(self, int descriptor) noexcept nogil:
+        """Connect again, over the route and from the address of now: routes and addresses change under a socket."""
+        cdef sockaddr_in6 peer
+        cdef socklen_t size = sizeof(peer)
+        if getpeername(descriptor, <sockaddr *>&peer, &size) == 0:
+            c_connect(descriptor, <sockaddr *>&peer, size)
+
+    cdef void _wait(self, int leg) noexcept nogil:
+        """The kernel takes no more now: `retry` sends it when there is room. Only kept bytes can wait."""
+        if self.slots.query(leg // LEGS).size > KEPT_BYTES:
+            self._close(leg)
+            self._give_up(leg // LEGS, DROP_BACKLOG_FULL)
+        else:
+            self.waiting += 1
+
+    cdef void _close(self, int leg) noexcept nogil:
+        cdef int slot = self.slots.leg(leg).server
+        self.slots.close_leg(leg)
+        self.scheduler.release(slot)
+        check(load(&self.rows[slot].in_flight) > 0)
+        store(&self.rows[slot].in_flight, load(&self.rows[slot].in_flight) - 1)
+
+    cdef void _fail(self, int leg) noexcept nogil:
+        """This leg is lost; unless the other one is still out, its query is due for another server."""
+        cdef int number = leg // LEGS
+        cdef Query *query = self.slots.query(number)
+        if query.legs[leg % LEGS].state == LEG_FREE:
+            return
+        self._close(leg)
+        if query.legs[0].state != LEG_FREE or query.legs[1].state != LEG_FREE:
+            return
+        if self.rescheduled_count < RESCHEDULED:
+            self.rescheduled[self.rescheduled_count] = number
+            self.rescheduled_count += 1
+        else:
+            self._give_up(number, DROP_UNSENT)
+
+    cdef int receive(self, uint32_t socket) noexcept nogil:
+        """Take answers from one socket until it is empty or the box is full; relays what matches. Their number."""
+        cdef int first = self.inbox.used, got, index, descriptor = self._descriptor(socket)
+        if first == ANSWERS:
+            self.finish_answers()
+            first = 0
+        got = self.inbox.receive(descriptor, ANSWERS)
+        if got < 0:
+            if got == -EAGAIN or got == -EINTR:
+                return 0
+            # The pending error of a refusal: it was consumed by this call, the queue tells which query it was.
+            self.read_errors(socket)
+            got = self.inbox.receive(descriptor, ANSWERS)
+            if got < 0:
+                return 0
+        for index in range(first, first + got):
+            self._take(socket, self.inbox.bytes(index), self.inbox.messages[index].msg_len)
+        return got
+
+    cdef void finish_answers(self) noexcept nogil:
+        """Send the answers on and empty the box they lie in."""
+        self.front.flush()
+        self.inbox.reset()
+
+    cdef void _take(self, uint32_t socket, uint8_t *bytes, int size) noexcept nogil:
+        cdef RowServer *row = &self.rows[socket // MAX_SOCKETS % MAX_SERVERS]
+        cdef int leg, other, rcode, bucket = 0
+        cdef uint64_t latency
+        cdef uint64_t *bounds = latency_bounds_ns()
+        cdef Query *query
+        cdef uint16_t id
+        if size < HEADER_BYTES:
+            add(&row.ignored[<int>IGNORE_SHORT], 1)
+            return
+        if not is_response(bytes):
+            add(&row.ignored[<int>IGNORE_NOT_RESPONSE], 1)
+            return
+        id = read16(bytes)
+        leg = self.slots.find(socket, id)
+        if leg == NONE:
+            add(&row.ignored[<int>IGNORE_LATE if self.slots.was_late(socket, id) else <int>IGNORE_UNKNOWN_ID], 1)
+            return
+        query = self.slots.query(leg // LEGS)
+        if not answers_question(bytes, size, query.bytes, query.question_end):
+            add(&row.ignored[<int>IGNORE_WRONG_QUESTION], 1)
+            return
+        rcode = rcode_of(bytes)
+        add(&row.answers[rcode if rcode < <int>RCODE_OTHER else <int>RCODE_OTHER], 1)
+        add(&row.bytes_in, size)
+        latency = self.now - query.legs[leg % LEGS].sent_ns if self.now > query.legs[leg % LEGS].sent_ns else 0
+        while latency > bounds[bucket]:
+            bucket += 1
+        add(&row.latency[bucket], 1)
+        add(&row.latency_sum_ns, latency)
+        self.front.answer(query, bytes, size)
+        self._close(leg)
+        other = leg ^ 1
+        if self.slots.leg(other).state != LEG_FREE:
+            self._close(other)
+        store(&self.row.in_flight, load(&self.row.in_flight) - 1)
+        self.slots.release(leg // LEGS)
+
+    cdef void read_errors(self, uint32_t socket) noexcept nogil:
+        """Empty a socket's error queue. An error counts only if it quotes a query in flight on this very socket."""
+        cdef Returned returned
+        cdef int leg, entry, descriptor = self._descriptor(socket)
+        cdef RowServer *row = &self.rows[socket // MAX_SOCKETS % MAX_SERVERS]
+        cdef Query *query
+        for entry in range(ERRORS_PER_LOOK):
+            if not read_error(descriptor, &returned):
+                return
+            if not returned.remote:
+                continue                # our own kernel's word, which the failing call has told already
+            leg = NONE
+            if returned.size >= HEADER_BYTES:
+                leg = self.slots.find(socket, read16(returned.bytes))
+            if leg != NONE:
+                query = self.slots.query(leg // LEGS)
+                if (self.slots.leg(leg).state != LEG_SENT or returned.size < query.question_end
+                        or (query.question_end and not same_question(returned.bytes, query.bytes, query.question_end))):
+                    leg = NONE
+            if leg == NONE:
+                add(&row.forged_errors, 1)
+                continue
+            add(&row.refusals, 1)
+            self._fail(leg)
+
+    cdef int _descriptor(self, uint32_t socket) noexcept nogil:
+        check(<int>(socket % MAX_SOCKETS) < self.servers[socket // MAX_SOCKETS % MAX_SERVERS].sockets)
+        return self.servers[socket // MAX_SOCKETS % MAX_SERVERS].descriptor[socket % MAX_SOCKETS]
+
+    cdef void expire(self) noexcept nogil:
+        """Give up what is older than the timeout. Queries lie in order of arrival, so only the oldest are looked at."""
+        cdef int number, leg
+        cdef Query *query
+        while True:
+            number = self.slots.oldest[self.service]
+            if number == NONE:
+                return
+            query = self.slots.query(number)
+            if self.now < query.received_ns + self.timeout_ns:
+                return
+            for leg in range(number * LEGS, number * LEGS + LEGS):
+                if self.slots.leg(leg).state == LEG_FREE:
+                    continue
+                add(&self.rows[self.slots.leg(leg).server].timeouts, 1)
+                self.slots.remember(leg)
+                self._close(leg)
+            add(&self.row.timeouts, 1)
+            store(&self.row.in_flight, load(&self.row.in_flight) - 1)
+            self.slots.release(number)
+
+    cdef void retry(self) noexcept nogil:
+        """Send the legs that the kernel did not take, as many as the outbox holds."""
+        cdef int number = self.slots.oldest[self.service], leg
+        if self.waiting == 0:
+            return
+        self.waiting = 0
+        while number != NONE:
+            for leg in range(number * LEGS, number * LEGS + LEGS):
+                if self.slots.leg(leg).state == LEG_WAITING:
+                    if self.outbox.count == OUTBOX:
+                        self.waiting = 1
+                        break
+                    self.outbox.put(<int>self.slots.leg(leg).socket, leg, self.slots.query(number).bytes,
+                                    self.slots.query(number).size)
+            if self.waiting:
+                break
+            number = self.slots.query(number).newer
+        self.flush()

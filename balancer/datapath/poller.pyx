@@ -1,0 +1,248 @@
+"""The data path of one worker: one epoll set over all UDP sockets, handled in batches. Runs in a worker.
+
+Only the epoll descriptor is given to the event loop (`fileno`, `on_readable`): uvloop drops a reader whose
+descriptor reports EPOLLERR, as a connected UDP socket does when a server refuses; here that is an event like any
+other. One Python call per wake; within it answers come before queries, and the number of rounds is bounded, so that
+timers, signals and TCP get their turn.
+
+The worker owns nothing: sockets, table and slots are made by the supervisor and handed in, so that a successor can
+go on with them.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from balancer.schedule import create
+
+from balancer.datapath.admission cimport Admission
+from balancer.datapath.back cimport MAX_SOCKETS, Back, socket_number
+from balancer.datapath.front cimport Front
+from balancer.datapath.query cimport Slots
+from balancer.datapath.syscalls cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLIN, c_close, epoll_create1, epoll_ctl, epoll_event,
+    epoll_wait, monotonic_ns,
+)
+from balancer.schedule.base cimport Scheduler
+from balancer.table.layout cimport MAX_SERVERS, SERVER_PRESENT, RowServer, add, load, store
+from balancer.table.table cimport ConfigTable, Row
+
+cdef enum:
+    EVENTS = 256
+    ROUNDS = 8                          # epoll_waits per wake
+    LISTENER = 1 << 30                  # marks a listener's number in an event
+
+IDLE_SWEEP = 0.05                       # seconds between sweeps
+BUSY_SWEEP = 0.001                      # while the kernel would not take everything
+
+
+cdef class DataPath:
+    """open, receive, handle, send, sweep, close for all services of one worker.
+
+    config: read-only descriptor of the configuration; row, slots: this worker's own memory; others: read-only
+    descriptors of the other workers' rows. The memory stays mapped, the descriptors may be closed.
+    """
+
+    cdef ConfigTable config
+    cdef Row row
+    cdef Slots slots
+    cdef Front front
+    cdef list backs
+    cdef list others
+    cdef int epoll
+    cdef uint64_t generation
+    cdef uint64_t drops_counted_ns
+    cdef epoll_event events[EVENTS]
+
+    def __cinit__(self, int config, int row, int slots, others=()):
+        self.epoll = -1
+        self.config = ConfigTable(config)
+        self.row = Row(row, True)
+        self.slots = Slots(slots, True, self.config.services)
+        self.others = [Row(other) for other in others]
+        self.front = Front()
+        self.front.rows = self.row.service_rows
+        self.backs = []
+        cdef Back back
+        for service in range(self.config.services):
+            back = Back(service, self.slots, self.front, create(self.config.scheduler(service)),
+                        self.config.udp_timeout_ns(service))
+            back.row = &self.row.service_rows[<int>service]
+            back.rows = &self.row.server_rows[<int>service * MAX_SERVERS]
+            self.backs.append(back)
+            self.front.admissions.append(Admission((), (), (), ()))
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll < 0:
+            raise OSError("epoll_create1 failed")
+
+    def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        """Stop polling. Sockets, table and slots stay as they are: they are the supervisor's."""
+        if self.epoll >= 0:
+            c_close(self.epoll)
+            self.epoll = -1
+
+    def fileno(self):
+        """The descriptor that is readable when `on_readable` has something to do."""
+        return self.epoll
+
+    def admit(self, int service, query, transfer, update, notify):
+        """The access lists of a service, each as the pairs that `admission.ranges` returns."""
+        self.front.admissions[service] = Admission(query, transfer, update, notify)
+
+    def open_listener(self, int service, int descriptor):
+        """Take queries of `service` from a bound socket."""
+        self._watch(descriptor, <uint64_t>LISTENER | self.front.open(descriptor, service))
+
+    def open_server(self, int service, int slot, descriptors, bint fresh=False):
+        """Use these connected sockets toward a server. fresh: the slot had another server before, or none."""
+        cdef Back back = self.backs[service]
+        if fresh:
+            memset(&back.rows[slot], 0, sizeof(RowServer))
+        back.open(slot, descriptors)
+        for place, descriptor in enumerate(descriptors):
+            self._watch(descriptor, socket_number(service, slot, place))
+        self.refresh()
+
+    def close_server(self, int service, int slot):
+        """Forget a removed server. False, and nothing done, while queries are in flight there."""
+        cdef Back back = self.backs[service]
+        if load(&back.rows[slot].in_flight):
+            return False
+        for place in range(back.servers[slot].sockets):
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, back.servers[slot].descriptor[place], NULL)
+        back.close(slot)
+        return True
+
+    cdef int _watch(self, int descriptor, uint64_t data) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.u64 = data
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, descriptor, &event) < 0:
+            raise OSError(f"cannot poll descriptor {descriptor}")
+        return 0
+
+    def adopt(self):
+        """Go on with the queries that a predecessor left in the slots; their number."""
+        cdef Back back
+        count = self.slots.adopt()
+        for back in self.backs:
+            back.adopt()
+        self.refresh()
+        return count
+
+    def refresh(self):
+        """Obey the present configuration: usable servers and their weights."""
+        cdef Back back
+        cdef uint64_t generation = self.config.generation
+        for back in self.backs:
+            back.scheduler.rebuild([
+                (entry.slot, entry.weight) for entry in self.config.servers(back.service)
+                if entry.state == "present" and entry.weight and back.is_open(entry.slot)])
+            back.timeout_ns = self.config.udp_timeout_ns(back.service)
+        self.generation = generation
+        store(&self.row.header.generation_seen, generation)
+
+    def stop_reading(self):
+        """Take no more queries; answers to those in flight are still relayed."""
+        for number in range(self.front.listener_count):
+            if self.front.listeners[<int>number].descriptor >= 0:
+                epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.front.listeners[<int>number].descriptor, NULL)
+
+    @property
+    def in_flight(self):
+        """Queries that are neither answered nor timed out."""
+        return self.slots.in_use
+
+    def on_readable(self):
+        """Handle what has arrived. Called by the event loop."""
+        cdef int rounds, count, index
+        for rounds in range(ROUNDS):
+            count = epoll_wait(self.epoll, self.events, EVENTS, 0)
+            if count <= 0:
+                return
+            if self.config.generation != self.generation:
+                self.refresh()
+            self._answers(count)
+            self._queries(count)
+
+    cdef int _answers(self, int count) except -1:
+        cdef int index
+        cdef uint64_t data, now = monotonic_ns()
+        cdef Back back = None
+        cdef bint erred = False
+        for index in range(count):
+            data = self.events[index].data.u64
+            if data & LISTENER:
+                continue
+            if back is None or <int>(data // (MAX_SERVERS * MAX_SOCKETS)) != back.service:
+                if back is not None:
+                    back.finish_answers()
+                    back.flush()
+                back = <Back>self.backs[data // (MAX_SERVERS * MAX_SOCKETS)]
+                back.now = now
+            if self.events[index].events & EPOLLERR:
+                back.read_errors(<uint32_t>data)
+            if self.events[index].events & EPOLLIN:
+                back.receive(<uint32_t>data)
+        if back is not None:
+            back.finish_answers()
+            back.flush()                # second servers for what was refused
+        return 0
+
+    cdef int _queries(self, int count) except -1:
+        cdef int index, number
+        cdef uint64_t now = monotonic_ns()
+        cdef Back back
+        if self.others:
+            self._observe()
+        for index in range(count):
+            if not self.events[index].data.u64 & LISTENER:
+                continue
+            number = <int>(self.events[index].data.u64 & (LISTENER - 1))
+            if self.front.receive(number) > 0:
+                back = <Back>self.backs[self.front.listeners[number].service]
+                back.now = now
+                back.handle()
+                self.front.flush()      # refusals, which borrow the inbox
+        return 0
+
+    cdef int _observe(self) except -1:
+        """What the other workers have in flight counts as load, as of now."""
+        cdef Back back
+        cdef Row other
+        cdef int slot
+        cdef int64_t total
+        for back in self.backs:
+            for slot in range(<int>load(&self.config.entry[back.service].used)):
+                total = 0
+                for other in self.others:
+                    total += load(&other.server_rows[back.service * MAX_SERVERS + slot].in_flight)
+                back.scheduler.observe(slot, total)
+        return 0
+
+    def sweep(self):
+        """What time brings: expiry, waiting datagrams, heartbeat. Returns the seconds until it is due again."""
+        cdef Back back
+        cdef uint64_t now = monotonic_ns()
+        cdef bint busy = self.front.retry()
+        for back in self.backs:
+            back.now = now
+            back.retry()
+            back.expire()
+            busy = busy or back.waiting
+        if self.config.generation != self.generation:
+            self.refresh()
+        if now - self.drops_counted_ns > 1000000000:
+            self.drops_counted_ns = now
+            self.front.count_socket_drops()
+        store(&self.row.header.heartbeat_ns, now)
+        return BUSY_SWEEP if busy else IDLE_SWEEP
+
+    def removed_servers(self):
+        """Pairs (service, slot) of servers that are removed and not closed yet."""
+        cdef Back back
+        return [(back.service, entry.slot) for back in self.backs
+                for entry in self.config.servers(back.service)
+                if entry.state == "removed" and back.is_open(entry.slot)]

@@ -1,0 +1,269 @@
+"""Queries in flight of one worker: claim and release records, open and close legs, find a leg by (socket, id).
+
+A record is claimed in constant time, lives in shared memory and is published by its `state`, written last; so a
+successor that maps the same memory finds every pending query whole (`adopt`). Legs are found through a hash of
+(socket, id) with chains, not an array per socket: bounded memory for any number of servers. Ids are drawn from
+getrandom; an id in flight on a socket is never given out again on it (RFC 5452 §9.2).
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+from balancer.errors import LayoutError
+
+from balancer.datapath.syscalls cimport getrandom
+from balancer.table.layout cimport LAYOUT_VERSION, check, store
+
+cdef enum:
+    SLOTS_MAGIC = 0x6e733771        # "ns7q"
+    STRIDE = (sizeof(Query) + 63) // 64 * 64 | 64   # whole lines, an odd number: records spread over all cache sets
+    GHOSTS = 65536
+    ID_TRIES = 16
+
+cdef int _live = 0
+
+
+def live():
+    """Records in use in this process; zero when everything has been answered or given up."""
+    return _live
+
+
+def slots_size(int capacity):
+    """Bytes of the slots region for this many queries in flight."""
+    return sizeof(SlotsHeader) + <size_t>capacity * STRIDE
+
+
+cdef inline uint32_t _hash(uint32_t socket, uint16_t id) noexcept nogil:
+    return (socket * 65536U + id) * 0x9E3779B1U ^ socket * 0x85EBCA6BU >> 7
+
+
+cdef class Slots(Region):
+    """The in-flight records of one worker, over the memory behind `descriptor`."""
+
+    def __init__(self, int descriptor, bint writable, int services, bint create=False):
+        cdef int index
+        self.header = <SlotsHeader *>self.base
+        self._own()
+        if create:
+            self.header.magic = SLOTS_MAGIC
+            self.header.version = LAYOUT_VERSION
+            self.header.size = self.size
+            self.header.stride = STRIDE
+        self._verify("slots", <uint64_t *>self.base, SLOTS_MAGIC, self.size)
+        if self.header.stride != STRIDE:
+            raise LayoutError(f"slots: records of {self.header.stride} bytes, this program has {STRIDE}")
+        self.capacity = <int>((self.size - sizeof(SlotsHeader)) // STRIDE)
+        if self.header.high_water > <uint64_t>self.capacity:
+            raise LayoutError("slots: more records in use than there are")
+        self.records = self.base + sizeof(SlotsHeader)
+        self.services = services
+        self.chain_mask = 1
+        while self.chain_mask < <uint32_t>(2 * self.capacity):
+            self.chain_mask *= 2
+        self.chain = <int *>malloc(self.chain_mask * sizeof(int))
+        self.free = <int *>malloc(self.capacity * sizeof(int))
+        self.ghosts = <uint64_t *>calloc(GHOSTS, sizeof(uint64_t))
+        self.oldest = <int *>malloc(services * sizeof(int))
+        self.newest = <int *>malloc(services * sizeof(int))
+        if not (self.chain and self.free and self.ghosts and self.oldest and self.newest):
+            raise MemoryError(f"indexes over {self.capacity} in-flight records")
+        memset(self.chain, 0xff, self.chain_mask * sizeof(int))
+        self.chain_mask -= 1
+        for index in range(services):
+            self.oldest[index] = self.newest[index] = NONE
+
+    def __dealloc__(self):
+        global _live
+        _live -= self.in_use
+        free(self.chain)
+        free(self.free)
+        free(self.ghosts)
+        free(self.oldest)
+        free(self.newest)
+
+    def adopt(self):
+        """Index what the memory holds: the pending queries of a predecessor, oldest first. Returns their number."""
+        global _live
+        cdef int number, leg
+        cdef Query *query
+        pending = []
+        for number in range(self.header.high_water):
+            query = self.query(number)
+            if query.state == QUERY_PENDING and query.service < self.services:
+                pending.append((query.received_ns, number))
+            else:
+                query.state = QUERY_FREE
+                self.free[self.free_count] = number
+                self.free_count += 1
+        for _, number in sorted(pending):
+            query = self.query(number)
+            self._append(number)
+            for leg in range(LEGS):
+                if query.legs[leg].state != LEG_FREE:
+                    self._link(number * LEGS + leg)
+        self.in_use = len(pending)
+        _live += self.in_use
+        return self.in_use
+
+    cdef Query *query(self, int number) noexcept nogil:
+        return <Query *>(self.records + <size_t>number * STRIDE)
+
+    cdef Leg *leg(self, int leg) noexcept nogil:
+        return &self.query(leg // LEGS).legs[leg % LEGS]
+
+    cdef void _append(self, int number) noexcept nogil:
+        cdef Query *query = self.query(number)
+        query.newer = NONE
+        query.older = self.newest[query.service]
+        if query.older == NONE:
+            self.oldest[query.service] = number
+        else:
+            self.query(query.older).newer = number
+        self.newest[query.service] = number
+
+    cdef int claim(self, int service, uint64_t now) noexcept nogil:
+        """A record for a query received at `now`, or NONE when all are in use. The caller fills it, then opens a leg."""
+        global _live
+        cdef int number
+        cdef Query *query
+        if self.free_count:
+            self.free_count -= 1
+            number = self.free[self.free_count]
+        elif self.header.high_water < <uint64_t>self.capacity:
+            number = <int>self.header.high_water
+            store(&self.header.high_water, number + 1)
+        else:
+            return NONE
+        query = self.query(number)
+        check(query.state == QUERY_FREE)
+        query.received_ns = now
+        query.service = service
+        query.legs_used = 0
+        query.legs[0].state = query.legs[1].state = LEG_FREE
+        self._append(number)
+        self.in_use += 1
+        _live += 1
+        return number
+
+    cdef void release(self, int number) noexcept nogil:
+        """Give a record back. Its legs are closed already."""
+        global _live
+        cdef Query *query = self.query(number)
+        check(query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE)
+        query.state = QUERY_FREE
+        if query.older == NONE:
+            self.oldest[query.service] = query.newer
+        else:
+            self.query(query.older).newer = query.newer
+        if query.newer == NONE:
+            self.newest[query.service] = query.older
+        else:
+            self.query(query.newer).older = query.older
+        self.free[self.free_count] = number
+        self.free_count += 1
+        self.in_use -= 1
+        _live -= 1
+        check(self.in_use >= 0)
+
+    cdef uint16_t random16(self) noexcept nogil:
+        if self.pool_left == 0:
+            # Blocks only before the kernel's generator is seeded, which is long past when a worker runs.
+            while getrandom(self.pool, sizeof(self.pool), 0) != sizeof(self.pool):
+                pass
+            self.pool_left = 2048
+        self.pool_left -= 1
+        return self.pool[self.pool_left]
+
+    cdef int open_leg(self, int number, int server, uint32_t socket, int fixed_id) noexcept nogil:
+        """A leg to `server` over `socket` with a random id (or `fixed_id` if not NONE); NONE when no id is free.
+
+        Publishes the record: from here on a successor would find it.
+        """
+        cdef Query *query = self.query(number)
+        cdef int tries, place
+        cdef uint16_t id = 0
+        cdef Leg *leg
+        if query.legs_used >= LEGS:
+            return NONE
+        for tries in range(ID_TRIES):
+            id = self.random16() if fixed_id == NONE else <uint16_t>fixed_id
+            if self.find(socket, id) == NONE:
+                break
+            if fixed_id != NONE:
+                return NONE
+        else:
+            return NONE
+        place = query.legs_used
+        leg = &query.legs[place]
+        leg.sent_ns = query.received_ns
+        leg.socket = socket
+        leg.server = server
+        leg.id = id
+        leg.state = LEG_WAITING
+        query.legs_used += 1
+        query.bytes[0] = id >> 8
+        query.bytes[1] = id & 0xff
+        self._link(number * LEGS + place)
+        query.state = QUERY_PENDING
+        return number * LEGS + place
+
+    cdef void _link(self, int leg) noexcept nogil:
+        cdef Leg *record = self.leg(leg)
+        cdef uint32_t place = _hash(record.socket, record.id) & self.chain_mask
+        record.next = self.chain[place]
+        self.chain[place] = leg
+
+    cdef void close_leg(self, int leg) noexcept nogil:
+        """Take the leg out of the hash; its id may be used again."""
+        cdef Leg *record = self.leg(leg)
+        cdef int *link = &self.chain[_hash(record.socket, record.id) & self.chain_mask]
+        check(record.state != LEG_FREE)
+        while link[0] != leg:
+            check(link[0] != NONE)
+            link = &self.leg(link[0]).next
+        link[0] = record.next
+        record.state = LEG_FREE
+
+    cdef int find(self, uint32_t socket, uint16_t id) noexcept nogil:
+        """The leg in flight on `socket` with `id`, or NONE."""
+        cdef int leg = self.chain[_hash(socket, id) & self.chain_mask]
+        cdef Leg *record
+        while leg != NONE:
+            record = self.leg(leg)
+            if record.id == id and record.socket == socket:
+                return leg
+            leg = record.next
+        return NONE
+
+    cdef void remember(self, int leg) noexcept nogil:
+        """This leg timed out: an answer to it is late, not foreign."""
+        cdef Leg *record = self.leg(leg)
+        self.ghosts[_hash(record.socket, record.id) % GHOSTS] = <uint64_t>1 << 63 | <uint64_t>record.socket << 16 | record.id
+
+    cdef bint was_late(self, uint32_t socket, uint16_t id) noexcept nogil:
+        cdef uint64_t *ghost = &self.ghosts[_hash(socket, id) % GHOSTS]
+        if ghost[0] != (<uint64_t>1 << 63 | <uint64_t>socket << 16 | id):
+            return False
+        ghost[0] = 0
+        return True
+
+    def time_rounds(self, int rounds, int in_flight):
+        """Claim, open, find, close, release `rounds` times with `in_flight` records out. For the micro-benchmark."""
+        cdef int index, number, leg
+        cdef int *window = <int *>malloc(max(in_flight, 1) * sizeof(int))
+        if window == NULL or not 0 < in_flight <= self.capacity:
+            free(window)
+            raise ValueError(f"in_flight {in_flight}, allowed 1 to {self.capacity}")
+        memset(window, 0xff, in_flight * sizeof(int))
+        for index in range(rounds + in_flight):
+            leg = window[index % in_flight]
+            if leg != NONE:
+                leg = self.find(self.leg(leg).socket, self.leg(leg).id)
+                self.close_leg(leg)
+                self.release(leg // LEGS)
+                window[index % in_flight] = NONE
+            if index < rounds:
+                number = self.claim(0, index)
+                window[index % in_flight] = self.open_leg(number, 0, index % 32, NONE)
+        free(window)

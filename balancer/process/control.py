@@ -1,0 +1,85 @@
+"""The control socket: one JSON request per line, one JSON answer per line. Runs in the supervisor.
+
+The socket's file permissions are the access control. A line is at most 64 kB; a client that does not read its
+answer is cut off, one that sends nothing costs one open descriptor until it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from balancer.errors import Ns7Error, StartError
+
+LONGEST_LINE = 65536
+MOST_CLIENTS = 64
+PATIENCE = 10.0             # seconds for a client to send its request or take its answer
+
+Verb = Callable[[dict[str, Any]], Any]
+
+
+class Control:
+    """Answers requests {"verb": NAME, …} with {"ok": true, "result": …} or {"ok": false, "error": …}."""
+
+    def __init__(self, path: str, verbs: Mapping[str, Verb]) -> None:
+        self._path = Path(path)
+        self._verbs = verbs
+        self._clients = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen; a stale socket file is replaced, a living one is somebody else's."""
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self._path.is_socket():
+                try:
+                    _, writer = await asyncio.open_unix_connection(str(self._path))
+                    writer.close()
+                    raise StartError(f"another ns7 answers on {self._path}")
+                except OSError:
+                    self._path.unlink()
+            mask = os.umask(0o117)
+            try:
+                self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=LONGEST_LINE)
+            finally:
+                os.umask(mask)
+        except OSError as error:
+            raise StartError(f"cannot listen on control socket {self._path}: {error.strerror}") from error
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients += 1
+        try:
+            while self._clients <= MOST_CLIENTS:
+                line = await asyncio.wait_for(reader.readline(), PATIENCE)
+                if not line.endswith(b"\n"):
+                    break
+                writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                await asyncio.wait_for(writer.drain(), PATIENCE)
+        except (TimeoutError, ValueError, OSError):     # too slow, a line too long, gone
+            pass
+        finally:
+            self._clients -= 1
+            writer.close()
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            verb = self._verbs[request["verb"]]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return {"ok": False, "error": f"not a request; verbs are {', '.join(sorted(self._verbs))}"}
+        try:
+            return {"ok": True, "result": verb(request)}
+        except Ns7Error as error:
+            return {"ok": False, "error": str(error)}
+
+    def close(self) -> None:
+        """Stop listening and take the socket file away."""
+        if self._server is not None:
+            self._server.close()
+            with contextlib.suppress(OSError):
+                self._path.unlink()

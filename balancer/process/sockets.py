@@ -1,0 +1,108 @@
+"""Every socket option of the data path, with its reason. Runs in the supervisor, which owns all sockets."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+from balancer.errors import StartError
+
+if TYPE_CHECKING:
+    from balancer.config import Endpoint
+
+# Linux numbers that Python's socket module does not name.
+IP_MTU_DISCOVER, IP_PMTUDISC_OMIT, IP_RECVERR, IP_FREEBIND, IP_PKTINFO = 10, 5, 11, 15, 8
+IPV6_MTU_DISCOVER, IPV6_PMTUDISC_OMIT, IPV6_RECVERR, IPV6_FREEBIND = 23, 5, 25, 78
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+
+
+def _buffers(one: socket.socket, size: int) -> None:
+    # FORCE passes net.core.rmem_max, which a distribution sets far too low; it needs CAP_NET_ADMIN.
+    for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            one.setsockopt(socket.SOL_SOCKET, force, size)
+        except PermissionError:
+            one.setsockopt(socket.SOL_SOCKET, plain, size)
+
+
+def _no_path_mtu(one: socket.socket) -> None:
+    # A forged "fragmentation needed" must not cost large answers: never set DF, fragment at the link's MTU.
+    if one.family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_OMIT)
+    else:
+        one.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT)
+
+
+def _bound(address: Endpoint, reuse_port: bool) -> socket.socket:
+    one = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if one.family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # The virtual address may not be here yet: bind now, serve when it comes.
+            one.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+        else:
+            one.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        if reuse_port:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.bind((address.host, address.port))
+    except OSError as error:
+        one.close()
+        raise StartError(f"cannot listen on {address}/udp: {_reason(error)}") from error
+    return one
+
+
+def _reason(error: OSError) -> str:
+    return {
+        errno.EADDRINUSE: "the port is taken by another program",
+        errno.EACCES: "no right to use this port (CAP_NET_BIND_SERVICE is needed below 1024)",
+        errno.EPERM: "not permitted",
+    }.get(error.errno or 0, error.strerror or str(error))
+
+
+def probe_listen(address: Endpoint) -> None:
+    """Raise `StartError` when anybody holds the address already.
+
+    SO_REUSEPORT would let a second ns7 of the same user share the port silently; a bind without it does not.
+    """
+    _bound(address, reuse_port=False).close()
+
+
+def open_listener(address: Endpoint, buffer: int) -> socket.socket:
+    """A UDP socket bound to `address`, one of a SO_REUSEPORT group; never SO_REUSEADDR, which would let named in."""
+    one = _bound(address, reuse_port=True)
+    _buffers(one, buffer)
+    _no_path_mtu(one)
+    if address.host in ("0.0.0.0", "::"):       # answers must leave from the address that was asked
+        if one.family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            one.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    return one
+
+
+def open_server(address: Endpoint, source: str | None, buffer: int) -> socket.socket:
+    """A UDP socket connected to a server from a random port, with its errors queued (IP_RECVERR).
+
+    Raises OSError when there is no route now; the caller tries again later.
+    """
+    one = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if one.family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        else:
+            one.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        _buffers(one, buffer)
+        _no_path_mtu(one)
+        if source is not None:
+            one.bind((source, 0))
+        one.connect((address.host, address.port))
+    except OSError:
+        one.close()
+        raise
+    return one
+
+
+def sockets_per_server(servers: int) -> int:
+    """How many sockets each worker has toward each server: many for few servers, few for many."""
+    return max(2, min(16, 1024 // max(servers, 1)))

@@ -1,0 +1,112 @@
+"""A worker: forwards queries, owns nothing. Everything it works with comes over its channel from the supervisor.
+
+Imports uvloop and the compiled data path, nothing heavy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+
+import uvloop
+
+from balancer.datapath.poller import DataPath
+from balancer.process.channel import Channel
+from balancer.process.messages import Admit, Attach, Go, Listen, Listening, Message, Reach, Stop
+
+PR_SET_PDEATHSIG = 1
+REMOVED_LOOK = 1.0          # seconds between looks for removed servers that have nothing in flight any more
+
+
+class Worker:
+    """Messages in, a running data path out."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._path: DataPath | None = None
+        self._servers: dict[tuple[int, int], list[int]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._channel = Channel(end, self._on_message, self.stop)
+
+    def _on_message(self, message: Message, descriptors: list[int]) -> None:
+        match message:
+            case Attach():
+                config, row, slots, *others = descriptors
+                self._path = DataPath(config, row, slots, others)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            case Admit():
+                self._running.admit(*message)
+            case Listen(service):
+                self._running.open_listener(service, descriptors[0])
+            case Reach(service, slot, fresh):
+                self._servers[service, slot] = descriptors
+                self._running.open_server(service, slot, descriptors, fresh)
+            case Go():
+                adopted = self._running.adopt()
+                self._loop.add_reader(self._running.fileno(), self._running.on_readable)
+                self._sweep()
+                self._look_for_removed()
+                self._channel.send(Listening(adopted))
+            case Stop():
+                self.stop()
+            case _:
+                raise AssertionError(message)
+
+    @property
+    def _running(self) -> DataPath:
+        assert self._path is not None, "the first message is Attach"
+        return self._path
+
+    def _sweep(self) -> None:
+        self._timer = self._loop.call_later(self._running.sweep(), self._sweep)
+        if self._stopping and self._running.in_flight == 0 and not self.ended.done():
+            self.ended.set_result(None)
+
+    def _look_for_removed(self) -> None:
+        for service, slot in self._running.removed_servers():
+            if (service, slot) in self._servers and self._running.close_server(service, slot):
+                for descriptor in self._servers.pop((service, slot)):
+                    os.close(descriptor)
+        self._loop.call_later(REMOVED_LOOK, self._look_for_removed)
+
+    def stop(self) -> None:
+        """Take nothing new; end when nothing is in flight (at the latest after the longest timeout)."""
+        if self._stopping:
+            return
+        self._stopping = True
+        if self._path is None or self._timer is None:
+            self.ended.set_result(None)
+            return
+        self._path.on_readable()            # what the kernel has queued already is still taken
+        self._path.stop_reading()
+
+
+async def serve(channel: int) -> None:
+    """Run until told to stop; `channel` is the inherited descriptor of our end."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_fatal)
+    worker = Worker(socket.socket(fileno=channel))
+    loop.add_signal_handler(signal.SIGTERM, worker.stop)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)    # Ctrl-C reaches the whole group: the supervisor decides
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    await worker.ended
+
+
+def _fatal(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    # An impossible state is never repaired: say what it was and let the supervisor start a successor.
+    with contextlib.suppress(Exception):
+        loop.default_exception_handler(context)
+    os._exit(1)
+
+
+def main(channel: int) -> None:
+    """Entry of the process kind "worker"."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    uvloop.run(serve(channel))

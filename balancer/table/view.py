@@ -1,0 +1,42 @@
+"""Read-only views of the table for people and programs: the rows of all workers summed up, as plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from balancer.table.table import LATENCY_BOUNDS, ConfigTable, Row
+
+
+def _sum(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: _sum([part[key] for part in parts]) for key in first}
+    if isinstance(first, list):
+        return [sum(column) for column in zip(*parts, strict=True)]
+    return sum(parts)
+
+
+def _latency(server: dict[str, Any]) -> dict[str, Any]:
+    buckets = server.pop("latency")
+    names = [*(str(bound) for bound in LATENCY_BOUNDS), "+Inf"]
+    total, cumulated = 0, {}
+    for name, count in zip(names, buckets, strict=True):
+        total += count
+        cumulated[name] = total
+    return {"count": total, "sum": server.pop("latency_sum_ns") / 1e9, "buckets": cumulated}
+
+
+def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every service with its servers: counters summed over workers; latency in seconds, buckets cumulated."""
+    views = []
+    for service in range(config.services):
+        servers = []
+        for entry in config.servers(service):
+            counters = _sum([row.server(service, entry.slot) for row in rows])
+            state = entry.state if entry.state == "removed" else "up" if entry.weight else "drained"
+            servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight, "state": state,
+                            "latency": _latency(counters), **counters})
+        views.append({"name": config.service_name(service), "scheduler": config.scheduler(service),
+                      **_sum([row.service(service) for row in rows]), "servers": servers})
+    return views
