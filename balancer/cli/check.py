@@ -12,22 +12,24 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("check", help="validate a configuration file")
-    parser.add_argument("-c", "--config", metavar="FILE", required=True, help="the configuration file")
-    parser.add_argument("--node", metavar="NAME", help="check what holds on this node, not on this host")
-    parser.add_argument("--json", action="store_true", help="tell the result as JSON on standard output")
-    parser.set_defaults(run=run)
+    """Add the command to the grammar."""
+    command = subparsers.add_parser("check", help="tell every mistake of a configuration file")
+    command.add_argument("-c", "--config", metavar="FILE", required=True, help="configuration")
+    command.add_argument("--node", help="which host to check (default: NS7_NODE, else the host name)")
+    command.add_argument("--json", action="store_true", help="tell the result as JSON on standard output")
+    command.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """0 when the file is right, 2 when not."""
     from balancer.config import ConfigError, load
 
     try:
-        config = load(args.config, args.node)
+        config = load(arguments.config, arguments.node)
     except ConfigError as error:
-        _tell_problems(error.problems, args.json)
+        _tell_problems(error.problems, arguments.json)
         return 2
-    _tell_success(args.config, config, args.json)
+    _tell_success(arguments.config, config, arguments.json)
     return 0
 
 
@@ -42,10 +44,8 @@ def _tell_success(file: str, config: Config, as_json: bool) -> None:
     services, servers = len(config.services), sum(len(service.servers) for service in config.services)
     if as_json:
         _print_json({"ok": True, "problems": [], "services": services, "servers": servers})
-        return
-    from balancer.config.spelling import printable
-
-    print(f"{printable(file)}: ok: {_count(services, 'service')}, {_count(servers, 'server')}")
+    else:
+        print(f"{file}: ok: {_count(services, 'service')}, {_count(servers, 'server')}")
 
 
 def _print_json(result: dict[str, object]) -> None:

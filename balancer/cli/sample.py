@@ -6,12 +6,14 @@ import argparse
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("sample-config", help="print a commented configuration file")
-    parser.set_defaults(run=run)
+    """Add the command to the grammar."""
+    command = subparsers.add_parser("sample-config", help="print a commented configuration file")
+    command.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    from balancer.config.reference import sample
+def run(arguments: argparse.Namespace) -> int:
+    """Print the sample."""
+    from balancer.config.sample import sample_text
 
-    print(sample(), end="")
+    print(sample_text(), end="")
     return 0

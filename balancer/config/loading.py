@@ -43,6 +43,8 @@ class _Problems:
             return model.model_validate(document)
         except ValidationError as error:
             for detail in error.errors(include_url=False):
+                if detail["type"] == "too_short" and detail["input"]:
+                    continue            # pydantic counts good items only; the bad ones are told by themselves
                 path = detail["loc"]
                 place = merged.origin(path) if merged else at + path
                 message = explain(detail, path, place[:1] == ("nodes",))

@@ -11,7 +11,7 @@ from balancer.config.positions import Path
 
 
 class Merged:
-    """The document of one host, which knows for each of its paths where in the file that value was written."""
+    """The document of one host; knows for each of its paths where in the file that value was written."""
 
     def __init__(self, base: dict[str, Any], node_key: str | None, overrides: dict[str, Any]) -> None:
         self._origin: dict[Path, Path] = {}

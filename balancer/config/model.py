@@ -48,25 +48,29 @@ class Server(Section):
     address: Annotated[Endpoint, PlainValidator(SERVER)] = Field(
         description="Where the server answers.", examples=["192.0.2.88:53", "192.0.2.89:53"])
     weight: Annotated[int, PlainValidator(whole(0, 65535))] = Field(
-        1, description="Share of the queries, relative to the other servers; 0 = drained, gets no new queries.")
+        default=1,
+        description="Share of the queries, relative to the other servers; 0 = drained, gets no new queries.")
     source: Annotated[str | None, PlainValidator(ADDRESS)] = Field(
-        None, validate_default=False, examples=["192.0.2.90"],
-        description="Address to send from, of the family of the server's address; unset = the kernel chooses.")
+        default=None, validate_default=False, examples=["192.0.2.90"],
+        description="Address to send from, of the server address's family; unset = the kernel chooses.")
     sockets: Annotated[int, PlainValidator(whole(0, 64))] = Field(
-        0, description="Sockets per worker towards this server, each with its own random port; 0 = automatic.")
+        default=0,
+        description="Sockets per worker towards this server, each with its own random port; 0 = automatic.")
 
 
 class Admit(Section):
-    """Which clients may send what; everything else is dropped."""
+    """Which clients may send what. Other queries are dropped; other transfers, updates, NOTIFYs: REFUSED."""
 
     query: Prefixes = Field(
-        ("0.0.0.0/0", "::/0"), validate_default=True, description="Clients whose plain queries are forwarded.")
+        default=("0.0.0.0/0", "::/0"), validate_default=True,
+        description="Clients whose plain queries are forwarded.")
     transfer: Prefixes = Field(
-        (), validate_default=True, description="Clients whose zone transfers (AXFR, IXFR) are forwarded.")
+        default=(), validate_default=True,
+        description="Clients whose zone transfers (AXFR, IXFR) are forwarded.")
     update: Prefixes = Field(
-        (), validate_default=True, description="Clients whose dynamic updates are forwarded.")
+        default=(), validate_default=True, description="Clients whose dynamic updates are forwarded.")
     notify: Prefixes = Field(
-        (), validate_default=True, description="Hosts whose NOTIFY messages are forwarded.")
+        default=(), validate_default=True, description="Hosts whose NOTIFY messages are forwarded.")
 
 
 class Service(Section):
@@ -77,11 +81,12 @@ class Service(Section):
     listen: tuple[Listen, ...] = Field(
         min_length=1, description="Where clients send their queries.", examples=[["192.0.2.90:53"]])
     scheduler: Annotated[str, PlainValidator(choice("wlc", "lc", "wrr", "rr", "sh"))] = Field(
-        "wlc", description="Who gets the next query: (weighted) least outstanding, (weighted) round robin, "
+        default="wlc",
+        description="Who gets the next query: (weighted) least outstanding, (weighted) round robin, "
         "or by the client's address.")
     udp_timeout: Annotated[float, PlainValidator(duration("50ms", "60s"))] = Field(
-        "2s", validate_default=True, description="How long an answer of a server is waited for.")
-    admit: Admit = Field(Admit(), description="Which clients may send what.")
+        default="2s", validate_default=True, description="How long an answer of a server is waited for.")
+    admit: Admit = Field(default=Admit(), description="Which clients may send what.")
     servers: tuple[Server, ...] = Field(
         alias="server", min_length=1, max_length=SERVERS_MAX, description="The servers behind this service.")
 
@@ -90,25 +95,27 @@ class Process(Section):
     """The processes of this host."""
 
     workers: Annotated[int, PlainValidator(whole(0, 64))] = Field(
-        0, description="Worker processes; 0 = one per core.")
+        default=0, description="Worker processes; 0 = one per core.")
     udp_buffer: Annotated[int, PlainValidator(size("64KiB", "1GiB"))] = Field(
-        "16MiB", validate_default=True, description="Receive and send buffer asked for each UDP socket.")
+        default="16MiB", validate_default=True,
+        description="Receive and send buffer asked for each UDP socket.")
     inflight_max: Annotated[int, PlainValidator(whole(64, 1_000_000))] = Field(
-        65536, description="Queries one worker may have outstanding; more are dropped.")
+        default=65536, description="Queries one worker may have outstanding; more are dropped.")
 
 
 class Admin(Section):
     """How this host's ns7 is operated."""
 
     socket: Annotated[str, PlainValidator(SOCKET_PATH)] = Field(
-        "/run/ns7/control.sock", description="Control socket; its file permissions are the access control.")
+        default="/run/ns7/control.sock",
+        description="Control socket; its file permissions are the access control.")
 
 
 class Node(Section):
     """A host, where one file describes several; any other section in it overrides the file's own."""
 
     roles: tuple[Role, ...] = Field(
-        ROLES, min_length=1, description="What this host does.")
+        default=ROLES, min_length=1, description="What this host does.")
 
 
 class Config(Section):
@@ -116,8 +123,8 @@ class Config(Section):
 
     services: tuple[Service, ...] = Field(
         alias="service", min_length=1, description="What is balanced.")
-    process: Process = Field(Process(), description="The processes of this host.")
-    admin: Admin = Field(Admin(), description="How this host's ns7 is operated.")
+    process: Process = Field(default=Process(), description="The processes of this host.")
+    admin: Admin = Field(default=Admin(), description="How this host's ns7 is operated.")
 
     # Not settings of the file's top level: filled in by load().
     _node: str = PrivateAttr("")

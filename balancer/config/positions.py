@@ -75,7 +75,7 @@ class _Scanner:
             elif array:
                 self.found.setdefault(path, here)
                 self.last[path] = self.last.get(path, -1) + 1
-                self.found[path + (self.last[path],)] = here
+                self.found[(*path, self.last[path])] = here
             else:
                 self.found[path] = here         # the table's own header, better than a mention in another's
             if path in self.last:
@@ -158,7 +158,7 @@ def find_positions(text: str) -> dict[Path, Position]:
 
 
 def nearest(positions: dict[Path, Position], path: Path) -> Position:
-    """The place of `path`, or of the innermost table around it; (0, 0) if only the file itself is around it."""
+    """The place of `path`, or of the innermost table around it; (0, 0) if that is the file itself."""
     while path:
         if path in positions:
             return positions[path]

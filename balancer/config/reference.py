@@ -1,144 +1,82 @@
-"""The commented sample file and the settings page, written from the models. `python -m balancer.config.reference`
-prints the page (docs/settings.md). Pure."""
+"""The settings reference, docs/settings.md, made from the models. Run it when a setting has changed:
+
+    python -m balancer.config.reference > docs/settings.md
+"""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from balancer.config.explain import kind_of, table_of
-from balancer.config.kinds import Kind
-from balancer.config.model import Node, Section, Settings
+from balancer.config.model import Config, Node, Section
+from balancer.config.sample import allowed, is_table, toml
 
-_WIDTH = 100
+_HEAD = """\
+# Settings
 
+Made from `balancer/config/model.py` by `python -m balancer.config.reference`; do not edit it by hand.
 
-class Setting(NamedTuple):
-    """One key of a section."""
+One TOML file, the same on all hosts. A key that is not listed here is an error. Durations are written
+like `"250ms"`, `"2s"`, `"1m"`, sizes like `"64KiB"`, `"16MiB"`, `"1GiB"`. `ns7 sample-config` prints a file
+to start from; `ns7 check -c FILE` tells all mistakes of a file at once, each with its line.
+"""
 
-    key: str
-    kind: Kind[Any]
-    many: bool                      # a list of such values
-    default: str | None             # as TOML; None: required, or unset
-    required: bool
-    examples: tuple[str, ...]       # as TOML
-    description: str
-
-
-class Table(NamedTuple):
-    """One section: `path` ("service", "server"); `many` when it is written [[service.server]]."""
-
-    path: tuple[str, ...]
-    many: bool
-    description: str
-    settings: tuple[Setting, ...]
-
-    @property
-    def header(self) -> str:
-        name = ".".join(self.path)
-        return f"[[{name}]]" if self.many else f"[{name}]"
-
-
-def tables() -> list[Table]:
-    """Every section of a file in the order of its declaration, parents first."""
-    found = [table for key, field in _fields(Settings) for table in _walk((key,), field)]
-    return [*found, _table(("nodes", "NAME"), Node, many=False)]
-
-
-def sample() -> str:
-    """A file that `ns7 check` accepts as it is: what is required is set, defaults stand in comments."""
-    blocks = [
-        _comment("A configuration of ns7, to be checked with `ns7 check -c FILE`. Commented settings show their defaults.")
-    ]
-    for table in tables():
-        only_comments = table.path[0] == "nodes"
-        blocks.append("\n".join(_sample_table(table, only_comments)))
-    return "\n\n".join(blocks) + "\n"
+_NODES = """\
+Without any `[nodes]` table the file describes one host. With it, the host is chosen by `--node`, else by
+`NS7_NODE` in the environment, else by the short host name, and must be listed. `[nodes.NAME.SECTION]`
+overrides that section for that host: tables are merged key by key, lists (`[[nodes.NAME.service]]` too)
+replace.
+"""
 
 
 def settings_page() -> str:
-    """The settings reference in Markdown."""
-    parts = [
-        "# Settings",
-        "Generated from the declarations in `balancer/config/model.py` by `python -m balancer.config.reference`.",
-        "One TOML file; a key that is not listed here is an error. Durations are written `\"250ms\"`, `\"2s\"`, `\"1m\"`;"
-        " sizes `\"64KiB\"`, `\"16MiB\"`, `\"1GiB\"`. `ns7 check -c FILE` tells all mistakes at once,"
-        " `ns7 sample-config` prints a file to start from.",
-    ]
-    for table in tables():
-        parts += [f"## `{table.header}`", table.description, "\n".join(_page_rows(table))]
-    return "\n\n".join(parts) + "\n"
+    """The whole page, in Markdown."""
+    parts = [_HEAD]
+    for header, section in sections("", Config):
+        parts.append(_section(header, section))
+    parts.append(_section("[nodes.NAME]", Node))
+    parts.append(_NODES)
+    return "\n".join(parts)
 
 
-def _fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
+def sections(prefix: str, parent: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+    """Each table below `parent` with its header as the file writes it, in the order of declaration."""
+    for name, field in parent.model_fields.items():
+        if not is_table(field):
+            continue
+        annotation: Any = field.annotation
+        many = get_origin(annotation) is tuple
+        section = get_args(annotation)[0] if many else annotation
+        path = prefix + (field.alias or name)
+        yield f"[[{path}]]" if many else f"[{path}]", section
+        yield from sections(f"{path}.", section)
+
+
+def _section(header: str, section: type[Section]) -> str:
+    rows = ["| key | written as | default | allowed | meaning |", "|---|---|---|---|---|"]
     for name, field in section.model_fields.items():
-        yield field.alias or name, field
+        if not is_table(field):
+            rows.append(
+                f"| `{field.alias or name}` | {_form(field)} | {_default(field)} | {allowed(field)} "
+                f"| {field.description} |"
+            )
+    text = "\n".join(rows)
+    return f"## `{header}`\n\n{' '.join((section.__doc__ or '').split())}\n\n{text}\n"
 
 
-def _walk(path: tuple[str, ...], field: FieldInfo) -> Iterator[Table]:
-    section = table_of(field)
-    if section is None:
-        return
-    yield _table(path, section, many=get_origin(field.annotation) is tuple)
-    for key, inner in _fields(section):
-        yield from _walk((*path, key), inner)
+def _form(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is tuple:
+        return "list of strings"
+    value = field.default if isinstance(field.default, str | int) else (field.examples or [""])[0]
+    return "integer" if isinstance(value, int) else "string"
 
 
-def _table(path: tuple[str, ...], section: type[Section], many: bool) -> Table:
-    settings = tuple(_setting(key, field) for key, field in _fields(section) if table_of(field) is None)
-    return Table(path, many, " ".join((section.__doc__ or "").split()), settings)
-
-
-def _setting(key: str, field: FieldInfo) -> Setting:
-    kind = kind_of(field.annotation, field.metadata)
-    assert kind is not None and field.description, f"{key} is declared without its kind or description"
-    many = get_origin(field.annotation) is tuple
-    required = field.is_required()
-    default = None if required or field.default is None else _spell(kind, field.default, many)
-    examples = tuple(_spell(kind, example, many) for example in field.examples or ())
-    return Setting(key, kind, many, default, required, examples, field.description)
-
-
-def _spell(kind: Kind[Any], value: Any, many: bool) -> str:
-    return f"[{', '.join(kind.spell(item) for item in value)}]" if many else str(kind.spell(value))
-
-
-def _sample_table(table: Table, only_comments: bool) -> Iterator[str]:
-    yield _comment(table.description)
-    mark = "# " if only_comments else ""
-    yield mark + table.header
-    for setting in table.settings:
-        yield _comment(f"{setting.description} {_kind(setting)}")
-        if setting.required:
-            yield f"{mark}{setting.key} = {setting.examples[0]}"
-        else:
-            yield f"# {setting.key} = {setting.default or setting.examples[0]}"
-    required = [setting for setting in table.settings if setting.required]
-    for number in range(1, min((len(setting.examples) for setting in required), default=0)):
-        yield f"\n{mark}{table.header}"
-        for setting in required:
-            yield f"{mark}{setting.key} = {setting.examples[number]}"
-
-
-def _kind(setting: Setting) -> str:
-    many = "list of " if setting.many else ""
-    return f"({many}{setting.kind.noun}: {setting.kind.allowed})"
-
-
-def _comment(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, _WIDTH, initial_indent="## ", subsequent_indent="## ", break_on_hyphens=False))
-
-
-def _page_rows(table: Table) -> Iterator[str]:
-    yield "| key | type | default | allowed | what it is |"
-    yield "|---|---|---|---|---|"
-    for setting in table.settings:
-        kind = f"list of {setting.kind.noun}" if setting.many else setting.kind.noun
-        default = "required" if setting.required else f"`{setting.default}`" if setting.default else "unset"
-        yield f"| `{setting.key}` | {kind} | {default} | {setting.kind.allowed} | {setting.description} |"
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    return "unset" if field.default is None else f"`{toml(field.default)}`"
 
 
 if __name__ == "__main__":

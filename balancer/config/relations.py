@@ -14,6 +14,8 @@ from balancer.config.values import ADDRESS, LISTEN, NAME, SERVER, Endpoint, Rule
 
 Finding = tuple[Path, str]
 
+WILDCARDS = ("0.0.0.0", "::")
+
 
 def _valid(rule: Rule, value: Any) -> Any:
     try:
@@ -42,19 +44,31 @@ def _servers(service: dict[str, Any], at: Path, ours: dict[Endpoint, str]) -> It
         if address is None:
             continue
         if addresses.setdefault(address, index) != index:
-            yield (*path, "address"), f"is already the address of server[{addresses[address]}] of this service"
+            other = f"server[{addresses[address]}]"
+            yield (*path, "address"), f"is already the address of {other} of this service"
         if address in ours:
-            yield (*path, "address"), f"is our own listen address ({ours[address]}): queries would go in circles"
+            yield (*path, "address"), f"is our own ({ours[address]}): queries would go in circles"
         source = _valid(ADDRESS, server.get("source"))
         if source is not None and Endpoint(source, 0).family != address.family:
             family = "IPv6" if ":" in address.host else "IPv4"
             yield (*path, "source"), f"must be an {family} address, as the server's address is"
 
 
+def _swallowed(listen: dict[Endpoint, tuple[int, int]]) -> Iterator[Finding]:
+    """A wildcard takes every address of its family and port, so another service cannot have one of them."""
+    wildcards = {(each.family, each.port): each for each in listen if each.host in WILDCARDS}
+    for endpoint, (index, number) in listen.items():
+        every = wildcards.get((endpoint.family, endpoint.port))
+        if every is not None and endpoint != every and listen[every][0] != index:
+            other = f"service[{listen[every][0]}].listen[{listen[every][1]}]"
+            yield ("service", index, "listen", number), f"is taken by {every} of another service ({other})"
+
+
 def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
     """Each setting that contradicts another one, with what is wrong with it."""
     names: dict[str, int] = {}
     listen: dict[Endpoint, str] = {}
+    first: dict[Endpoint, tuple[int, int]] = {}
     for index, service in _tables(document, "service"):
         name = _valid(NAME, service.get("name"))
         if name is not None and names.setdefault(name, index) != index:
@@ -65,5 +79,8 @@ def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
             here = f"service[{index}].listen[{number}]"
             if endpoint is not None and listen.setdefault(endpoint, here) != here:
                 yield ("service", index, "listen", number), f"is already listened on ({listen[endpoint]})"
+            elif endpoint is not None:
+                first[endpoint] = (index, number)
+    yield from _swallowed(first)
     for index, service in _tables(document, "service"):
         yield from _servers(service, ("service", index), listen)

@@ -17,7 +17,7 @@ _WIDTH = 100
 
 def sample_text() -> str:
     """A configuration that loads; each optional setting stands in it as a comment, with its default."""
-    lines = ["# ns7: sample configuration. A line that begins with #key shows a default; change it without the #."]
+    lines = ["# ns7: sample configuration. A line #key = value shows a default; to change it, drop the #."]
     lines += _table("[[service]]", Service)
     lines += _table("[service.admit]", Admit)
     lines += _table("[[service.server]]", Server)
@@ -25,9 +25,10 @@ def sample_text() -> str:
     lines += _table("[process]", Process)
     lines += _table("[admin]", Admin)
     lines += ["", *_comment(
-        "One file may serve several hosts. Each has its own table then, chosen by --node, else NS7_NODE, else "
-        "the host name; [nodes.NAME.SECTION] overrides settings for that host alone.")]
-    lines += [line if line.startswith("#") or not line else f"#{line}" for line in _table("[nodes.ns7c0]", Node)]
+        "One file may serve several hosts. Each has its own table then, chosen by --node, else NS7_NODE, "
+        "else the host name; [nodes.NAME.SECTION] overrides settings for that host alone.")]
+    node = _table("[nodes.ns7c0]", Node)
+    lines += [line if line.startswith("#") or not line else f"#{line}" for line in node]
     return "\n".join(lines) + "\n"
 
 
@@ -36,25 +37,26 @@ def _table(header: str, model: type[Section], number: int = 0) -> list[str]:
     lines = ["", *([] if number else _comment(model.__doc__ or "")), header]
     for name, field in model.model_fields.items():
         key = field.alias or name
-        if _is_table(field) or (number and not field.is_required()):
+        if is_table(field) or (number and not field.is_required()):
             continue
         if not number:
-            lines += _comment(f"{field.description} {_allowed(field)}".strip())
-        lines.append(f"{'' if field.is_required() else '#'}{key} = {_toml(_shown(field, number))}")
+            lines += _comment(f"{field.description} Allowed: {allowed(field)}.")
+        lines.append(f"{'' if field.is_required() else '#'}{key} = {toml(_shown(field, number))}")
     return lines
 
 
-def _is_table(field: FieldInfo) -> bool:
+def is_table(field: FieldInfo) -> bool:
     kinds = (field.annotation, *get_args(field.annotation))
     return any(isinstance(kind, type) and issubclass(kind, Section) for kind in kinds)
 
 
-def _allowed(field: FieldInfo) -> str:
+def allowed(field: FieldInfo) -> str:
+    """What the setting's rule allows, in words."""
     rules = list(field.metadata)
     for kind in get_args(field.annotation):
         rules += getattr(kind, "__metadata__", ())
     words = [rule.func.allowed for rule in rules if isinstance(getattr(rule, "func", None), Rule)]
-    return f"Allowed: {words[0]}." if words else ""
+    return str(words[0])
 
 
 def _shown(field: FieldInfo, number: int) -> Any:
@@ -64,9 +66,9 @@ def _shown(field: FieldInfo, number: int) -> Any:
     return field.default
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+        return "[" + ", ".join(toml(item) for item in value) + "]"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""Values as the operator writes them ("250ms", "16MiB", "[::1]:53") and as ns7 uses them. Any process; no pydantic.
+"""Values as the operator writes them ("250ms", "16MiB", "[::1]:53") and as ns7 uses them. No pydantic.
 
 A `Rule` turns one raw TOML value into the value used, or raises ValueError with what is allowed.
 """

@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint64_t
 
 cdef enum Verdict:
     ADMITTED
-    DROPPED                             # plain queries from elsewhere get no answer at all
-    REFUSED                             # transfers, updates, notifies from elsewhere are told so
+    DROPPED                             # who may not even query gets no answer at all
+    REFUSED                             # who may query, but not transfer, update or notify, is told so
 
 cdef struct Range:                      # of 128-bit addresses, ends included, high and low words
     uint64_t first[2]

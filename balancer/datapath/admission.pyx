@@ -100,6 +100,7 @@ cdef class Admission:
         """What becomes of `message` (at least a header) from `client` (a sockaddr_in or sockaddr_in6)."""
         cdef uint64_t high = 0, low
         cdef int opcode = opcode_of(message), qtype = 0
+        cdef bint admitted
         cdef const uint8_t *address
         if (<const sockaddr *>client).sa_family == AF_INET:
             address = <const uint8_t *>&(<const sockaddr_in *>client).sin_addr
@@ -111,9 +112,13 @@ cdef class Admission:
         if question_end:
             qtype = read16(message + question_end - 4)
         if opcode == OPCODE_UPDATE:
-            return ADMITTED if self.update.contain(high, low) else REFUSED
-        if opcode == OPCODE_NOTIFY:
-            return ADMITTED if self.notify.contain(high, low) else REFUSED
-        if qtype == TYPE_AXFR or qtype == TYPE_IXFR:
-            return ADMITTED if self.transfer.contain(high, low) else REFUSED
-        return ADMITTED if self.query.contain(high, low) else DROPPED
+            admitted = self.update.contain(high, low)
+        elif opcode == OPCODE_NOTIFY:
+            admitted = self.notify.contain(high, low)
+        elif qtype == TYPE_AXFR or qtype == TYPE_IXFR:
+            admitted = self.transfer.contain(high, low)
+        else:
+            return ADMITTED if self.query.contain(high, low) else DROPPED
+        if admitted:
+            return ADMITTED
+        return REFUSED if self.query.contain(high, low) else DROPPED

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from balancer.datapath.front cimport Front
 from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport Slots
+from balancer.datapath.syscalls cimport sockaddr_in6
 from balancer.schedule.base cimport Scheduler
 from balancer.table.layout cimport MAX_SERVERS, RowServer, RowService
 
@@ -17,6 +18,8 @@ cdef struct Server:
     int turn                            # socket of the current batch
     uint64_t batch                      # batch in which `turn` moved last
     int descriptor[MAX_SOCKETS]
+    sockaddr_in6 peer                   # where they are connected to
+    int peer_size
 
 cdef class Back:
     cdef readonly int service
@@ -42,7 +45,7 @@ cdef class Back:
     cdef void flush(self) noexcept nogil
     cdef void _second_servers(self) noexcept nogil
     cdef void _send(self, uint32_t socket, int size) noexcept nogil
-    cdef void _reopen(self, int descriptor) noexcept nogil
+    cdef void _reopen(self, uint32_t socket) noexcept nogil
     cdef void _wait(self, int leg) noexcept nogil
     cdef void _close(self, int leg) noexcept nogil
     cdef void _fail(self, int leg) noexcept nogil

@@ -19,7 +19,7 @@ from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport (
     KEPT_BYTES, LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, Query, Slots,
 )
-from balancer.datapath.syscalls cimport MSG_DONTWAIT, sendmmsg, sockaddr, sockaddr_in6, socklen_t, c_connect, getpeername
+from balancer.datapath.syscalls cimport AF_UNSPEC, MSG_DONTWAIT, c_connect, getpeername, sendmmsg, sockaddr, sockaddr_in6, socklen_t
 from balancer.datapath.wire cimport (
     HEADER_BYTES, OPCODE_UPDATE, answers_question, is_response, opcode_of, rcode_of, read16, same_question,
 )
@@ -58,6 +58,13 @@ cdef class Back:
         server.turn = 0
         for place in range(server.sockets):
             server.descriptor[place] = descriptors[place]
+        # A socket that lost its route and was connected again without one has forgotten its peer: keep what is known.
+        cdef sockaddr_in6 peer
+        cdef socklen_t size = sizeof(peer)
+        for place in range(server.sockets):
+            if getpeername(server.descriptor[place], <sockaddr *>&peer, &size) == 0:
+                server.peer = peer
+                server.peer_size = size
 
     def close(self, int slot):
         """Forget the sockets of a removed server. Nothing is in flight there."""
@@ -212,18 +219,33 @@ cdef class Back:
             at += 1
             failures = 0
             if error != EMSGSIZE:
-                self._reopen(descriptor)
+                self._reopen(socket)
                 for index in range(at, size):
                     self._fail(tags[index])
                 break
         add(&row.bytes_out, total)
 
-    cdef void _reopen(self, int descriptor) noexcept nogil:
-        """Connect again, over the route and from the address of now: routes and addresses change under a socket."""
-        cdef sockaddr_in6 peer
-        cdef socklen_t size = sizeof(peer)
-        if getpeername(descriptor, <sockaddr *>&peer, &size) == 0:
-            c_connect(descriptor, <sockaddr *>&peer, size)
+    cdef void _reopen(self, uint32_t socket) noexcept nogil:
+        """Connect again, over the route and from the address of now: routes and addresses change under a socket.
+
+        Only a socket that is disconnected first lets the kernel choose its source address anew (udp(7)).
+        """
+        cdef Server *server = &self.servers[socket // MAX_SOCKETS % MAX_SERVERS]
+        cdef int descriptor = self._descriptor(socket)
+        cdef sockaddr nobody
+        nobody.sa_family = AF_UNSPEC
+        if server.peer_size:
+            c_connect(descriptor, &nobody, sizeof(sockaddr))
+            c_connect(descriptor, <sockaddr *>&server.peer, server.peer_size)
+
+    def take_scheduler(self, Scheduler scheduler):
+        """Choose by another rule from now on; what is in flight stays counted."""
+        scheduler.succeed(self.scheduler)
+        self.scheduler = scheduler
+
+    @property
+    def scheduler_name(self):
+        return self.scheduler.name
 
     cdef void _wait(self, int leg) noexcept nogil:
         """The kernel takes no more now: `retry` sends it when there is room. Only kept bytes can wait."""

@@ -49,7 +49,6 @@ cdef class DataPath:
     cdef list backs
     cdef list others
     cdef int epoll
-    cdef uint64_t generation
     cdef uint64_t drops_counted_ns
     cdef epoll_event events[EVENTS]
 
@@ -103,7 +102,6 @@ cdef class DataPath:
         back.open(slot, descriptors)
         for place, descriptor in enumerate(descriptors):
             self._watch(descriptor, socket_number(service, slot, place))
-        self.refresh()
 
     def close_server(self, int service, int slot):
         """Forget a removed server. False, and nothing done, while queries are in flight there."""
@@ -133,15 +131,16 @@ cdef class DataPath:
         return count
 
     def refresh(self):
-        """Obey the present configuration: usable servers and their weights."""
+        """Obey the present configuration: usable servers, their weights, the rule, the timeout."""
         cdef Back back
         cdef uint64_t generation = self.config.generation
         for back in self.backs:
+            if back.scheduler_name != self.config.scheduler(back.service):
+                back.take_scheduler(create(self.config.scheduler(back.service)))
             back.scheduler.rebuild([
                 (entry.slot, entry.weight) for entry in self.config.servers(back.service)
                 if entry.state == "present" and entry.weight and back.is_open(entry.slot)])
             back.timeout_ns = self.config.udp_timeout_ns(back.service)
-        self.generation = generation
         store(&self.row.header.generation_seen, generation)
 
     def stop_reading(self):
@@ -162,8 +161,6 @@ cdef class DataPath:
             count = epoll_wait(self.epoll, self.events, EVENTS, 0)
             if count <= 0:
                 return
-            if self.config.generation != self.generation:
-                self.refresh()
             self._answers(count)
             self._queries(count)
 
@@ -232,8 +229,6 @@ cdef class DataPath:
             back.retry()
             back.expire()
             busy = busy or back.waiting
-        if self.config.generation != self.generation:
-            self.refresh()
         if now - self.drops_counted_ns > 1000000000:
             self.drops_counted_ns = now
             self.front.count_socket_drops()

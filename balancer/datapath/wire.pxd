@@ -73,4 +73,5 @@ cdef inline bint answers_question(const uint8_t *answer, int size, const uint8_t
     if questions_of(answer) == 0:
         rcode = rcode_of(answer)
         return end == 0 or rcode == 1 or rcode == 2 or rcode == 4 or rcode == 5
-    return end == 0 or (end <= size and same_question(answer, query, end))
+    return end == 0 or (questions_of(answer) == questions_of(query) and end <= size
+                        and same_question(answer, query, end))

@@ -23,7 +23,7 @@ class Child:
                  on_message: Callable[[Child, Message], None], log: Callable[[str], None]) -> None:
         self.role, self.number, self.restarts = role, number, 0
         self.pid = 0
-        self.gone: asyncio.Future[int] | None = None
+        self.alive = False
         self._on_start, self._on_message, self._log = on_start, on_message, log
         self._loop = asyncio.get_running_loop()
         self._stopping = False
@@ -37,7 +37,8 @@ class Child:
             self._process = subprocess.Popen(command(self.role, self.number, theirs.fileno()),
                                              pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self.pid = self._process.pid
-        self.gone = self._loop.create_future()
+        self.gone: asyncio.Future[int] = self._loop.create_future()
+        self.alive = True
         self._started = self._loop.time()
         self._watch = os.pidfd_open(self.pid)
         self._loop.add_reader(self._watch, self._on_exit)
@@ -54,7 +55,7 @@ class Child:
         os.close(self._watch)
         code = self._process.wait()
         self.channel.close()
-        assert self.gone is not None
+        self.alive = False
         self.gone.set_result(code)
         if self._stopping:
             return
@@ -77,7 +78,7 @@ class Child:
     def kill(self) -> None:
         """End it at once."""
         with contextlib.suppress(ProcessLookupError):
-            if self.gone is not None and not self.gone.done():
+            if self.alive:
                 os.kill(self.pid, signal.SIGKILL)
 
 

@@ -51,6 +51,10 @@ class Go(NamedTuple):
     """All has been handed over: adopt what the slots hold and start."""
 
 
+class Changed(NamedTuple):
+    """Obey the configuration table as it is now. Comes after the sockets that the change needs."""
+
+
 class Stop(NamedTuple):
     """Take nothing new, relay what is in flight, end."""
 
@@ -63,9 +67,9 @@ class Listening(NamedTuple):
     adopted: int
 
 
-Message = Attach | Admit | Listen | Reach | Go | Stop | Listening
+Message = Attach | Admit | Listen | Reach | Go | Changed | Stop | Listening
 KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Attach, Admit, Listen, Reach, Go, Stop, Listening)
+    kind.__name__: kind for kind in (Attach, Admit, Listen, Reach, Go, Changed, Stop, Listening)
 }
 
 

@@ -34,15 +34,16 @@ def _no_path_mtu(one: socket.socket) -> None:
         one.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT)
 
 
-def _bound(address: Endpoint, reuse_port: bool) -> socket.socket:
+def _bound(address: Endpoint, reuse_port: bool, free: bool = True) -> socket.socket:
     one = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if one.family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # The virtual address may not be here yet: bind now, serve when it comes.
-            one.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
-        else:
-            one.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        if free:            # the virtual address may not be here yet: bind now, serve when it comes
+            if one.family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+            else:
+                one.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         if reuse_port:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         one.bind((address.host, address.port))
@@ -60,12 +61,17 @@ def _reason(error: OSError) -> str:
     }.get(error.errno or 0, error.strerror or str(error))
 
 
-def probe_listen(address: Endpoint) -> None:
-    """Raise `StartError` when anybody holds the address already.
+def probe_listen(address: Endpoint) -> bool:
+    """Whether the address is on this host now; `StartError` when anybody holds its port already.
 
     SO_REUSEPORT would let a second ns7 of the same user share the port silently; a bind without it does not.
     """
     _bound(address, reuse_port=False).close()
+    try:
+        _bound(address, reuse_port=False, free=False).close()
+    except StartError:
+        return False
+    return True
 
 
 def open_listener(address: Endpoint, buffer: int) -> socket.socket:

@@ -45,9 +45,8 @@ class State:
 
     def __init__(self, config: Config, workers: int) -> None:
         _raise_descriptor_limit()
-        for service in config.services:
-            for address in service.listen:
-                sockets.probe_listen(address)
+        self.absent = [address for service in config.services for address in service.listen
+                       if not sockets.probe_listen(address)]
         self.config = config
         self.config_fd = allocate("ns7-config", config_size(len(config.services)))
         self.table = ConfigTable(self.config_fd, True, len(config.services))
@@ -94,15 +93,19 @@ class State:
         """Everything a new process of this worker needs, in order."""
         others = [other.row_view_fd for other in self.workers if other is not worker]
         send(Attach(len(others)), [self.config_view_fd, worker.row_fd, worker.slots_fd, *others])
-        for number, service in enumerate(self.config.services):
-            admit = service.admit
-            send(Admit(number, *([list(pair) for pair in ranges(networks)] for networks in
-                                 (admit.query, admit.transfer, admit.update, admit.notify))), [])
+        for message in self.admissions():
+            send(message, [])
         for number, listener in worker.listeners:
             send(Listen(number), [listener.fileno()])
         for (number, slot), ends in worker.servers.items():
             send(Reach(number, slot, first), [end.fileno() for end in ends])
         send(Go(), [])
+
+    def admissions(self) -> list[Admit]:
+        """The access lists of all services."""
+        return [Admit(number, *([list(pair) for pair in ranges(networks)] for networks in (
+            service.admit.query, service.admit.transfer, service.admit.update, service.admit.notify)))
+            for number, service in enumerate(self.config.services)]
 
     def apply(self, config: Config) -> list[str]:
         """Take over changed servers, weights and timeouts; returns what changed, for the log.
@@ -110,19 +113,19 @@ class State:
         Raises StartError, and changes nothing, when something changed that only a restart can.
         """
         old, new = self.config, config
-        fixed = [("the list of services", [s.name for s in old.services], [s.name for s in new.services])]
+        fixed: list[tuple[str, object, object]] = [
+            ("the list of services", [s.name for s in old.services], [s.name for s in new.services])]
         if not any(before != after for _, before, after in fixed):
             for one, two in zip(old.services, new.services, strict=True):
-                fixed += [(f"{one.name}: listen", one.listen, two.listen),
-                          (f"{one.name}: scheduler", one.scheduler, two.scheduler),
-                          (f"{one.name}: admit", one.admit, two.admit)]
+                fixed.append((f"{one.name}: listen", one.listen, two.listen))
         fixed += [("process", old.process, new.process), ("admin", old.admin, new.admin)]
         blocked = [what for what, before, after in fixed if before != after]
         if blocked:
             raise StartError(f"these changes need a restart: {', '.join(blocked)}")
         for number, service in enumerate(new.services):
             added = [server for server in service.servers if self._entry(number, server) is None]
-            if len(added) > len(self.table.free_slots(number)) + self._reclaim(number):
+            self._reclaim(number)
+            if len(added) > len(self.table.free_slots(number)):
                 raise StartError(f"{service.name}: no server slot is free ({SERVERS_PER_SERVICE} in use)")
         changes: list[str] = []
         for number, service in enumerate(new.services):
@@ -139,9 +142,12 @@ class State:
 
     def _apply_service(self, number: int, service: Service) -> list[str]:
         changes = []
-        if round(service.udp_timeout * 1e9) != self.table.udp_timeout_ns(number):
+        old = self.config.services[number]
+        if (service.udp_timeout, service.scheduler) != (old.udp_timeout, old.scheduler):
             self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9))
-            changes.append(f"{service.name}: udp_timeout {service.udp_timeout:g} s")
+            changes.append(f"{service.name}: udp_timeout {service.udp_timeout:g} s, scheduler {service.scheduler}")
+        if service.admit != old.admit:
+            changes.append(f"{service.name}: access lists")
         before = {server.name: server for server in self.config.services[number].servers}
         for entry in self.table.servers(number):
             wanted = next((server for server in service.servers if server.name == entry.name), None)
@@ -161,9 +167,8 @@ class State:
                 changes.append(f"{service.name}: {server.name} weight {before[server.name].weight} → {server.weight}")
         return changes
 
-    def _reclaim(self, number: int) -> int:
-        """Free the slots of removed servers that every worker has let go; their number. Always 0 is left to count:
-        freed slots show up in `free_slots` themselves."""
+    def _reclaim(self, number: int) -> None:
+        """Free the slots of removed servers that every worker has let go."""
         for entry in self.table.servers(number):
             if entry.state != "removed":
                 continue
@@ -171,10 +176,9 @@ class State:
                        and worker.row.server(number, entry.slot)["inflight"] == 0 for worker in self.workers)
             if seen:
                 self.table.free_server(number, entry.slot)
-        return 0
 
     def drop_removed(self) -> None:
-        """Close our ends toward servers that are removed and have nothing in flight, and free their slots."""
+        """Close our ends toward servers that are removed and have nothing in flight."""
         for number in range(self.table.services):
             removed = [entry.slot for entry in self.table.servers(number) if entry.state == "removed"]
             for worker in self.workers:

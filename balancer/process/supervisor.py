@@ -18,7 +18,7 @@ from balancer import __version__
 from balancer.errors import ConfigError, ControlError, Ns7Error, StartError
 from balancer.process.children import Child
 from balancer.process.control import Control
-from balancer.process.messages import Listening, Message, Stop
+from balancer.process.messages import Changed, Listening, Message, Stop
 from balancer.process.state import State, WorkerState, cores
 from balancer.process.systemd import notify, watchdog_interval
 from balancer.table.view import services as view_services
@@ -59,6 +59,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        for address in self._state.absent:
+            log(f"{address}: not an address of this host, served as soon as it is")
         for worker in self._state.workers:
             self._state.reach(worker)
         for child in self._children:
@@ -98,17 +100,22 @@ class Supervisor:
     def _look(self) -> None:
         before = dict(self._state.unreached)
         for child in self._children:
-            worker = self._worker(child)
-            opened = self._state.reach(worker)
-            if child.gone is not None and not child.gone.done():
-                for message in opened:
-                    ends = worker.servers[message.service, message.slot]
-                    child.channel.send(message, [end.fileno() for end in ends])
+            self._reach(child)
         self._state.drop_removed()
         for server, reason in self._state.unreached.items():
             if before.get(server) != reason:
                 log(f"{server}: cannot be reached now ({reason}), trying again")
         self._loop.call_later(LOOK, self._look)
+
+    def _reach(self, child: Child) -> None:
+        """Hand over sockets toward servers that had none. A dead worker's successor gets them with the rest."""
+        worker = self._worker(child)
+        opened = self._state.reach(worker)
+        if opened and child.alive:
+            for message in opened:
+                ends = worker.servers[message.service, message.slot]
+                child.channel.send(message, [end.fileno() for end in ends])
+            child.channel.send(Changed())
 
     def _feed_watchdog(self, interval: float) -> None:
         if all(self._state.heartbeat_age(worker) < HUNG_AFTER for worker in self._state.workers) or not self._ready:
@@ -146,11 +153,12 @@ class Supervisor:
             raise ControlError(str(error)) from error
         finally:
             notify("READY=1")
-        for worker, child in zip(self._state.workers, self._children, strict=True):
-            for message in self._state.reach(worker):
-                if child.gone is not None and not child.gone.done():
-                    ends = worker.servers[message.service, message.slot]
-                    child.channel.send(message, [end.fileno() for end in ends])
+        for child in self._children:
+            self._reach(child)
+            if child.alive:
+                for message in self._state.admissions():
+                    child.channel.send(message)
+                child.channel.send(Changed())
         log(f"reloaded: {'; '.join(changes) or 'nothing changed'}")
         return {"changes": changes, "generation": self._state.table.generation}
 
@@ -172,7 +180,7 @@ class Supervisor:
         ends = []
         for child in self._children:
             child.release()
-            if child.gone is not None and not child.gone.done():
+            if child.alive:
                 child.channel.send(Stop())
                 ends.append(child.gone)
         if ends:

@@ -16,7 +16,7 @@ import uvloop
 
 from balancer.datapath.poller import DataPath
 from balancer.process.channel import Channel
-from balancer.process.messages import Admit, Attach, Go, Listen, Listening, Message, Reach, Stop
+from balancer.process.messages import Admit, Attach, Changed, Go, Listen, Listening, Message, Reach, Stop
 
 PR_SET_PDEATHSIG = 1
 REMOVED_LOOK = 1.0          # seconds between looks for removed servers that have nothing in flight any more
@@ -54,6 +54,8 @@ class Worker:
                 self._sweep()
                 self._look_for_removed()
                 self._channel.send(Listening(adopted))
+            case Changed():
+                self._running.refresh()
             case Stop():
                 self.stop()
             case _:

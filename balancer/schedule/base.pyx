@@ -51,6 +51,13 @@ cdef class Scheduler:
     cdef int _rebuilt(self) except -1:
         return 0
 
+    def succeed(self, Scheduler other):
+        """Take over what another scheduler counts as in flight; `rebuild` follows."""
+        cdef int slot
+        for slot in range(MAX_SERVERS):
+            self.own[slot] = other.own[slot]
+            self.others[slot] = other.others[slot]
+
     cdef int pick(self, uint32_t key, int exclude) noexcept nogil:
         """The server slot for the next query, or NO_SERVER. `key` is the client, `exclude` a slot not to take."""
         return NO_SERVER

@@ -24,7 +24,7 @@ DROP_REASONS = (
     "short", "response", "source", "truncated", "not_admitted", "no_server", "table_full", "unsent", "backlog_full",
     "client_refused_address", "client_denied", "client_unreachable", "client_too_long", "client_error",
 )
-RCODE_NAMES = ("noerror", "formerr", "servfail", "nxdomain", "notimp", "refused", "other")
+RCODE_NAMES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "OTHER")
 IGNORE_REASONS = ("short", "not_response", "unknown_id", "wrong_question", "late")
 # Upper bounds in seconds; the last bucket has none. They resolve a LAN (0.1 ms) and still show a two second timeout.
 LATENCY_BOUNDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5)

@@ -1,0 +1,48 @@
+"""Fixtures of the scenarios: makers of what is ended, and examined, when the test is over."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.client import Client
+from tests.helpers.daemon import Balancer
+from tests.helpers.nameserver import NameServer
+
+StartBalancer = Callable[..., Balancer]
+StartServer = Callable[..., NameServer]
+OpenClient = Callable[..., Client]
+
+
+@pytest.fixture
+def nameserver() -> Iterator[StartServer]:
+    """Makes scripted name servers: nameserver(handler, host=…)."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(NameServer(*args, **kwargs))
+
+
+@pytest.fixture
+def start(tmp_path: Path, nameserver: StartServer) -> Iterator[StartBalancer]:
+    """Starts balancers in folders of their own: start([server address, …], **settings)."""
+    with contextlib.ExitStack() as stack:
+        count = 0
+
+        def make(*args: Any, **kwargs: Any) -> Balancer:
+            nonlocal count
+            count += 1
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            return stack.enter_context(Balancer(folder, *args, **kwargs))
+
+        yield make
+
+
+@pytest.fixture
+def client() -> Iterator[OpenClient]:
+    """Opens clients: client(address, source=…)."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(Client(*args, **kwargs))

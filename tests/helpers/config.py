@@ -1,0 +1,68 @@
+"""The configuration files of the scenarios: one service, everything not named keeps its default. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Server:
+    """One [[service.server]]."""
+
+    address: str
+    weight: int | None = None
+    name: str = ""
+    source: str = ""
+    sockets: int | None = None
+
+    def text(self, number: int) -> str:
+        lines = [f'name = "{self.name or f"s{number}"}"', f'address = "{self.address}"']
+        lines += [f"weight = {self.weight}"] if self.weight is not None else []
+        lines += [f'source = "{self.source}"'] if self.source else []
+        lines += [f"sockets = {self.sockets}"] if self.sockets is not None else []
+        return "[[service.server]]\n" + "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a scenario sets; `servers` are addresses or `Server`s."""
+
+    servers: Sequence[str | Server]
+    listen: Sequence[str]
+    scheduler: str | None = None
+    udp_timeout: str = "2s"
+    admit: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    workers: int = 1
+    inflight_max: int | None = None
+
+    def text(self, control: Path) -> str:
+        """The TOML file, the control socket at `control`."""
+        service = [
+            "[[service]]",
+            'name = "dns"',
+            f"listen = {_strings(self.listen)}",
+            f'udp_timeout = "{self.udp_timeout}"',
+        ]
+        service += [f'scheduler = "{self.scheduler}"'] if self.scheduler else []
+        if self.admit:
+            service += ["[service.admit]"]
+            service += [f"{kind} = {_strings(prefixes)}" for kind, prefixes in self.admit.items()]
+        servers = [server if isinstance(server, Server) else Server(server) for server in self.servers]
+        process = ["[process]", f"workers = {self.workers}"]
+        process += [f"inflight_max = {self.inflight_max}"] if self.inflight_max is not None else []
+        return "\n".join(
+            [
+                *service,
+                *(server.text(number) for number, server in enumerate(servers, 1)),
+                *process,
+                "[admin]",
+                f'socket = "{control}"',
+                "",
+            ]
+        )
+
+
+def _strings(values: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{value}"' for value in values) + "]"

@@ -1,0 +1,58 @@
+"""Processes by pid: who is whose child, who still lives. Reads /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+
+def stat(pid: int) -> tuple[str, int, int] | None:
+    """(state letter, parent's pid, start time in clock ticks), None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return fields[0], int(fields[1]), int(fields[19])
+
+
+def alive(pid: int) -> bool:
+    """Runs; a zombie does not."""
+    found = stat(pid)
+    return found is not None and found[0] not in "ZX"
+
+
+def stopped(pid: int) -> bool:
+    """Under SIGSTOP."""
+    found = stat(pid)
+    return found is not None and found[0] == "T"
+
+
+def tree(pid: int) -> dict[int, int]:
+    """The process and all its descendants: pid → start time, which tells a survivor from a stranger."""
+    parents: dict[int, list[int]] = {}
+    started: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (found := stat(int(entry.name))):
+            started[int(entry.name)] = found[2]
+            parents.setdefault(found[1], []).append(int(entry.name))
+    members: dict[int, int] = {}
+    todo = [pid]
+    while todo:
+        one = todo.pop()
+        if one in started:
+            members[one] = started[one]
+            todo += parents.get(one, [])
+    return members
+
+
+def survivors(members: dict[int, int]) -> list[int]:
+    return [pid for pid, born in members.items() if alive(pid) and (stat(pid) or ("", 0, 0))[2] == born]
+
+
+def kill(members: dict[int, int]) -> None:
+    for pid in survivors(members):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""Scenarios that need network namespaces: routes, MTU, packet filters, addresses that come and go."""

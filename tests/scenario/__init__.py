@@ -1,0 +1,1 @@
+"""Scenarios: real `ns7` processes on free loopback ports, real sockets, real and scripted name servers."""

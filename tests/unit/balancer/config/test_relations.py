@@ -1,0 +1,52 @@
+"""Settings that contradict each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.balancer.config.files import only_problem, problems_of
+
+
+def service(name: str, listen: str, *servers: str) -> str:
+    lines = [f'[[service]]\nname = "{name}"\nlisten = [{listen}]\n']
+    lines += [f"[[service.server]]\n{server}\n" for server in servers]
+    return "".join(lines)
+
+
+A = 'name = "a"\naddress = "192.0.2.1:53"'
+B = 'name = "b"\naddress = "192.0.2.2:53"'
+ONE, TWO = '"127.0.0.1:53"', '"127.0.0.2:53"'
+
+
+def test_nothing_wrong() -> None:
+    assert problems_of(service("x", ONE, A, B) + service("y", TWO, A, B)) == [], "services may share servers"
+    assert problems_of(service("x", '"0.0.0.0:53", "127.0.0.1:53"', A)) == [], "one service, one owner"
+    assert problems_of(service("x", '"0.0.0.0:53"', A) + service("y", '"127.0.0.1:54", "[::1]:53"', A)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (service("x", ONE, A) + service("x", TWO, A), "service[1].name"),
+        (service("x", ONE, A, B.replace('"b"', '"a"')), "service[0].server[1].name"),
+        (service("x", ONE, A, B.replace("192.0.2.2", "192.0.2.1")), "service[0].server[1].address"),
+        (service("x", f"{ONE}, {ONE}", A), "service[0].listen[1]"),
+        (service("x", ONE, A) + service("y", f"{TWO}, {ONE}", A), "service[1].listen[1]"),
+        (service("x", '"[::1]:53"', A) + service("y", '"[0:0::1]:53"', A), "service[1].listen[0]"),
+        (service("x", '"192.0.2.1:53"', A), "service[0].server[0].address"),
+        (service("x", ONE, A) + service("y", '"192.0.2.1:53"', B), "service[0].server[0].address"),
+        (service("x", '"0.0.0.0:53"', A) + service("y", ONE, A), "service[1].listen[0]"),
+        (service("x", ONE, A) + service("y", '"0.0.0.0:53"', A), "service[0].listen[0]"),
+        (service("x", '"[::]:53"', A) + service("y", '"[::1]:53"', A), "service[1].listen[0]"),
+        (service("x", ONE, A + '\nsource = "::1"'), "service[0].server[0].source"),
+        (service("x", ONE, 'name = "a"\naddress = "[::1]:54"\nsource = "127.0.0.1"'), "service[0].server[0].source"),
+        (service("x", ONE), "service[0].server"),
+    ],
+)
+def test_contradictions(text: str, path: str) -> None:
+    assert only_problem(text).path == path
+
+
+def test_the_other_place_is_told() -> None:
+    problem = only_problem(service("x", ONE, A) + service("y", f"{TWO}, {ONE}", A))
+    assert "service[0].listen[0]" in problem.message

@@ -1,0 +1,163 @@
+"""Values: what is written comes back as the same value; what is refused says what is allowed."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balancer.config import values
+from balancer.config.values import Endpoint
+
+ports = st.integers(1, 65535)
+
+
+def unicast(address: Any) -> bool:
+    if address.is_multicast or str(address) == "255.255.255.255":
+        return False
+    return address.version == 4 or (address.ipv4_mapped is None and address.scope_id is None)
+
+
+addresses = st.ip_addresses().filter(unicast)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("2s", 2.0), ("1m", 60.0), ("1.5s", 1.5), ("0.05s", 0.05), ("300ms", 0.3), ("0s", 0.0)],
+)
+def test_duration(text: str, seconds: float) -> None:
+    assert values.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "2 s", "s", "-2s", "+2s", "2S", "1e3s", "2.s", ".5s", "２s", "2s\n", 2, 2.0])
+def test_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="2s"):
+        values.parse_duration(text)
+
+
+@given(st.integers(0, 10**9))
+def test_duration_round_trip(milliseconds: int) -> None:
+    seconds = values.parse_duration(f"{milliseconds}ms")
+    assert values.parse_duration(values.format_duration(seconds)) == seconds
+
+
+@given(st.integers(0, 1 << 45))
+def test_size_round_trip(size: int) -> None:
+    assert values.parse_size(values.format_size(size)) == size
+
+
+@pytest.mark.parametrize("text", ["", "16", "16MB", "16 MiB", "-1B", "1.5MiB", "16mib", 16])
+def test_no_size(text: object) -> None:
+    with pytest.raises(ValueError, match="MiB"):
+        values.parse_size(text)
+
+
+@given(addresses, ports)
+def test_endpoint_round_trip(address: Any, port: int) -> None:
+    endpoint = Endpoint(str(address), port)
+    assert values.parse_endpoint(str(endpoint)) == endpoint
+    assert endpoint.family == (socket.AF_INET if address.version == 4 else socket.AF_INET6)
+
+
+def test_endpoint_is_canonical() -> None:
+    assert values.parse_endpoint("[2001:DB8:0:0::1]:53") == Endpoint("2001:db8::1", 53)
+    assert str(Endpoint("::1", 53)) == "[::1]:53"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.01:53", "localhost:53", "::1:53", "[::1]",
+     "[127.0.0.1]:53", "[::1]53", "224.0.0.1:53", "[ff02::1]:53", "255.255.255.255:53", "[::ffff:192.0.2.1]:53",
+     "[fe80::1%eth0]:53", "127.0.0.1:53 ", " 127.0.0.1:53", "127.0.0.1:+5", "127.0.0.1:５３", 53],
+)
+def test_no_endpoint(text: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        values.parse_endpoint(text)
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:53", "[::]:53"])
+def test_wildcard_is_no_server(text: str) -> None:
+    values.parse_endpoint(text)
+    with pytest.raises(ValueError, match="one host"):
+        values.parse_server(text)
+
+
+@given(addresses, st.data())
+def test_prefix_round_trip(address: Any, data: st.DataObject) -> None:
+    length = data.draw(st.integers(0, address.max_prefixlen))
+    network = ip_network(f"{address}/{length}", strict=False)
+    assert values.parse_prefix(str(network)) == network
+
+
+@given(addresses, st.data())
+def test_host_bits_are_refused_with_the_right_prefix(address: Any, data: st.DataObject) -> None:
+    length = data.draw(st.integers(0, address.max_prefixlen))
+    network = ip_network(f"{address}/{length}", strict=False)
+    if network.network_address != address:
+        with pytest.raises(ValueError, match="bits") as caught:
+            values.parse_prefix(f"{address}/{length}")
+        assert str(network) in str(caught.value)
+
+
+def test_bare_address_is_a_prefix_of_one_host() -> None:
+    assert values.parse_prefix("192.0.2.1") == IPv4Network("192.0.2.1/32")
+    assert values.parse_prefix("2001:db8::1") == IPv6Network("2001:db8::1/128")
+
+
+@pytest.mark.parametrize("text", ["", "/8", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "::/129", "x/8", 10])
+def test_no_prefix(text: object) -> None:
+    with pytest.raises(ValueError, match="prefix"):
+        values.parse_prefix(text)
+
+
+@given(addresses.filter(lambda address: not address.is_unspecified))
+def test_source_address_round_trip(address: Any) -> None:
+    assert ip_address(values.parse_address(str(address))) == address
+
+
+@pytest.mark.parametrize("name", ["a", "ns7", "ns1.example", "dns-1_x", "7", "x" * 63])
+def test_name(name: str) -> None:
+    assert values.parse_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 64, "a b", "ä", "a/b", 'a"', "a\n", "\u212a", 7, None])
+def test_no_name(name: object) -> None:
+    with pytest.raises(ValueError, match="63"):
+        values.parse_name(name)
+
+
+@pytest.mark.parametrize("path", ["/a", "/" + "x" * 106])
+def test_socket_path(path: str) -> None:
+    assert values.parse_socket_path(path) == path
+
+
+@pytest.mark.parametrize("path", ["", "a", "./a", "/" + "x" * 107, "/" + "ä" * 54, "/a\0b", 3])
+def test_no_socket_path(path: object) -> None:
+    with pytest.raises(ValueError, match="107"):
+        values.parse_socket_path(path)
+
+
+@pytest.mark.parametrize("raw", [True, False, "1", 1.0, None, -1, 11])
+def test_whole_numbers_are_strict(raw: object) -> None:
+    with pytest.raises(ValueError, match="from 0 to 10"):
+        values.whole(0, 10)(raw)
+
+
+@pytest.mark.parametrize(
+    ("make", "inside", "outside"),
+    [(values.duration, ("50ms", "1m"), ("49ms", "61s")), (values.size, ("64KiB", "1GiB"), ("65535B", "2GiB"))],
+)
+def test_ranges_include_their_ends(
+    make: Callable[[str, str], values.Rule], inside: tuple[str, str], outside: tuple[str, str]
+) -> None:
+    rule = make(*inside)
+    for text in inside:
+        rule(text)
+    for text in outside:
+        with pytest.raises(ValueError, match=f"from {inside[0]} to {inside[1]}"):
+            rule(text)
