@@ -83,10 +83,10 @@ def explain(error: ErrorDetails, path: Path, in_node: bool) -> str:
         return str(context["error"])
     if kind == "extra_forbidden":
         return _unknown_key(path, in_node)
-    if kind in ("missing", "too_short") and path[-1] in ("service", "server"):
-        return f"at least one [[{'.'.join(part for part in path if isinstance(part, str))}]] is needed"
     if kind == "missing":
-        return "is missing"
+        table = ".".join(part for part in path if isinstance(part, str))
+        needed = f"; at least one [[{table}]] is needed" if path[-1] in ("service", "server") else ""
+        return f"is missing{needed}"
     if kind == "too_short":
         return f"must have at least {context['min_length']} item"
     if kind == "too_long":

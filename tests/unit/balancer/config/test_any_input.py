@@ -1,4 +1,4 @@
-"""Whatever a file holds: `load` returns a Config or raises ConfigError, and each problem has a printable message."""
+"""Whatever a file holds: `load` returns a Config or raises ConfigError, each problem printable."""
 
 from __future__ import annotations
 
@@ -9,13 +9,56 @@ from balancer.config import ConfigError
 from tests.unit.balancer.config.files import PLAIN, load_data
 
 KEYS = st.sampled_from(
-    ["service", "server", "admit", "name", "listen", "address", "weight", "source", "sockets", "scheduler", "query",
-     "udp_timeout", "process", "workers", "udp_buffer", "inflight_max", "admin", "socket", "nodes", "roles", "one",
-     "transfer", "[key]", '""', '"\\u001b"', "x"]
+    [
+        "service",
+        "server",
+        "admit",
+        "name",
+        "listen",
+        "address",
+        "weight",
+        "source",
+        "sockets",
+        "scheduler",
+        "query",
+        "udp_timeout",
+        "process",
+        "workers",
+        "udp_buffer",
+        "inflight_max",
+        "admin",
+        "socket",
+        "nodes",
+        "roles",
+        "one",
+        "transfer",
+        "[key]",
+        '""',
+        '"\\u001b"',
+        "x",
+    ]
 )
 SCALARS = st.sampled_from(
-    ['"127.0.0.1:53"', '"[::1]:53"', '"0.0.0.0:53"', '"10.0.0.0/8"', '"2s"', '"one"', '"wlc"', '""', "0", "-1", "70000",
-     "true", "1.5", "nan", "1979-05-27", '"\\u0000\\u001b"', '"x"', "0x" + "f" * 40]
+    [
+        '"127.0.0.1:53"',
+        '"[::1]:53"',
+        '"0.0.0.0:53"',
+        '"10.0.0.0/8"',
+        '"2s"',
+        '"one"',
+        '"wlc"',
+        '""',
+        "0",
+        "-1",
+        "70000",
+        "true",
+        "1.5",
+        "nan",
+        "1979-05-27",
+        '"\\u0000\\u001b"',
+        '"x"',
+        "0x" + "f" * 40,
+    ]
 )
 
 
@@ -29,13 +72,17 @@ def tables(draw: st.DrawFn, depth: int) -> str:
 def tree(depth: int) -> st.SearchStrategy[str]:
     if depth == 0:
         return SCALARS
-    lists = st.lists(st.deferred(lambda: tree(depth - 1)), max_size=3).map(lambda items: f"[{', '.join(items)}]")
+    lists = st.lists(st.deferred(lambda: tree(depth - 1)), max_size=3).map(
+        lambda items: f"[{', '.join(items)}]"
+    )
     return st.one_of(SCALARS, lists, tables(depth - 1))
 
 
 @st.composite
 def documents(draw: st.DrawFn) -> str:
-    names = draw(st.lists(st.sampled_from(["service", "process", "admin", "nodes", "x"]), unique=True, max_size=5))
+    names = draw(
+        st.lists(st.sampled_from(["service", "process", "admin", "nodes", "x"]), unique=True, max_size=5)
+    )
     return "\n".join(f"{name} = {draw(tree(4))}" for name in names)
 
 

@@ -45,7 +45,11 @@ def test_defaults() -> None:
     server = service.servers[0]
     assert (server.name, server.address, server.weight) == ("a", Endpoint("192.0.2.1", 53), 1)
     assert (server.source, server.sockets) == (None, 0)
-    assert (config.process.workers, config.process.udp_buffer, config.process.inflight_max) == (0, 16 << 20, 65536)
+    assert (config.process.workers, config.process.udp_buffer, config.process.inflight_max) == (
+        0,
+        16 << 20,
+        65536,
+    )
     assert config.admin.socket == "/run/ns7/control.sock"
     assert config.roles == ("balancer",)
 
@@ -78,7 +82,9 @@ def test_rendering(tmp_path: Path) -> None:
         load(path)
     lines = str(caught.value).split("\n")
     assert len(lines) == 6
-    assert lines[3] == f'{path}:14:1: service[0].server[1].wieght: unknown key (did you mean "weight"?) (got 3)'
+    assert (
+        lines[3] == f'{path}:14:1: service[0].server[1].wieght: unknown key (did you mean "weight"?) (got 3)'
+    )
     assert lines[5] == f'{path}:18:1: process.workers: must be a whole number from 0 to 64 (got "two")'
     assert '"10.0.0.0/8"' in lines[4]
     assert isinstance(caught.value, Ns7Error)
@@ -140,7 +146,8 @@ def test_number_of_servers() -> None:
     def text(count: int) -> str:
         head = PLAIN.partition("[[service.server]]")[0]
         return head + "".join(
-            f'[[service.server]]\nname = "s{n}"\naddress = "10.0.{n >> 8}.{n & 255}:53"\n' for n in range(1, count + 1)
+            f'[[service.server]]\nname = "s{n}"\naddress = "10.0.{n >> 8}.{n & 255}:53"\n'
+            for n in range(1, count + 1)
         )
 
     assert len(load_text(text(256)).services[0].servers) == 256
@@ -161,7 +168,7 @@ def test_a_service_is_needed(text: str) -> None:
         (b"a = 1\r\na = 2\r\n", 2, 6),
         (b'a = "', 1, 6),
         (b"a = [\n1,", 2, 3),
-        (b"a = 1\nb = \"\xff\"\n", 2, 6),
+        (b'a = 1\nb = "\xff"\n', 2, 6),
         (b"\xfe\xff", 1, 1),
     ],
 )

@@ -6,7 +6,9 @@ import pytest
 
 from tests.unit.balancer.config.files import PLAIN, load_text, only_problem, problems_of
 
-NODES = PLAIN + """\
+NODES = (
+    PLAIN
+    + """\
 [process]
 workers = 2
 inflight_max = 1000
@@ -22,6 +24,7 @@ server = [{name = "z", address = "192.0.2.9:53"}]
 [nodes.three.admin]
 socket = "/tmp/three.sock"
 """
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +63,9 @@ def test_unknown_node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_nodes_any_name_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NS7_NODE", "elsewhere")
-    assert load_text(PLAIN) == load_text(PLAIN, "somewhere")
+    here, there = load_text(PLAIN), load_text(PLAIN, "somewhere")
+    assert here.services == there.services
+    assert (here.node, there.node) == ("elsewhere", "somewhere")
 
 
 def at(text: str, line: str) -> int:
@@ -87,7 +92,9 @@ def test_mistakes_point_into_the_override(line: str, path: str) -> None:
 
 
 def test_contradiction_in_an_override_points_into_it() -> None:
-    text = PLAIN + """\
+    text = (
+        PLAIN
+        + """\
 [[nodes.two.service]]
 name = "x"
 listen = ["127.0.0.1:53"]
@@ -95,6 +102,7 @@ listen = ["127.0.0.1:53"]
 name = "a"
 address = "127.0.0.1:53"
 """
+    )
     problem = only_problem(text, "two")
     assert (problem.path, problem.line) == ("nodes.two.service[0].server[0].address", 12)
 
@@ -104,6 +112,8 @@ def test_the_base_is_right_for_a_host_that_replaces_its_mistake() -> None:
     assert load_text(text, "two").process.workers == 2
 
 
-@pytest.mark.parametrize("text", ["nodes = 3\n" + PLAIN, PLAIN + "[nodes]\ntwo = 3\n", PLAIN + '[nodes."a b"]\n'])
+@pytest.mark.parametrize(
+    "text", ["nodes = 3\n" + PLAIN, PLAIN + "[nodes]\ntwo = 3\n", PLAIN + '[nodes."a b"]\n']
+)
 def test_nodes_of_the_wrong_shape(text: str) -> None:
     assert any(problem.path.startswith("nodes") for problem in problems_of(text, "two"))

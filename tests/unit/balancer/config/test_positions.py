@@ -1,4 +1,4 @@
-"""The position index against tomllib: every path that tomllib finds is indexed, no other, and at the right place."""
+"""The position index against tomllib: the same paths, no other, each at the right place."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ tab\t=\t1
 
 def paths_of(value: Any, path: Path = ()) -> set[Path]:
     """Every path of tomllib's tree."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
     return {path} | {found for key, child in children for found in paths_of(child, (*path, key))} - {()}
 
 
@@ -76,12 +78,14 @@ def test_odd_text() -> None:
     found = check(ODD)
     lines = ODD.split("\n")
     for path, (line, column) in found.items():
-        rest = lines[line - 1][column - 1:]
+        rest = lines[line - 1][column - 1 :]
         assert rest and not rest[0].isspace(), path
-    assert found["esc\"apedé",] == (5, 1)
+    assert found['esc"apedé',] == (5, 1)
     assert found["dotted", "inner", "deep"] == (6, 16)
     assert found["nested", 1, 2] == (lines.index('    "x]", \'y}\', """z') + 1, 17)
-    assert found["nested", 3, "b", "c", 0, "d"][0] == lines.index("  ], [], {a = 1, b.c = [ {d = 2}, {} ]},") + 1
+    assert (
+        found["nested", 3, "b", "c", 0, "d"][0] == lines.index("  ], [], {a = 1, b.c = [ {d = 2}, {} ]},") + 1
+    )
     assert found["a",][0] == lines.index("[a]") + 1, "its own header, not the one that implied it"
     assert found["list", 0, "inner", 1, "m"][0] == lines.index("m = 2") + 1
     assert found["list", 1, "inner", 0, "m"][0] == lines.index("m = 3") + 1
@@ -91,7 +95,9 @@ def test_line_ends_of_windows() -> None:
     assert check(ODD.replace("\n", "\r\n")) == check(ODD)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "# only", "a=1", "[t]", "[[t]]", "a=[]", "a={}", "a=[#]\n]", "a='''\n'''"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# only", "a=1", "[t]", "[[t]]", "a=[]", "a={}", "a=[#]\n]", "a='''\n'''"]
+)
 def test_small_texts(text: str) -> None:
     check(text)
 
@@ -103,9 +109,11 @@ def test_nearest() -> None:
     assert nearest(found, ("nothing",)) == (0, 0)
 
 
-# A generated document: tables, dotted keys, lists; the layout (blanks, comments, quotes, line ends) is drawn, too.
+# A generated document: tables, dotted keys, lists; blanks, comments, quotes and line ends are drawn, too.
 
-MARKS = st.sampled_from(['"x"', "'y#'", '"""m\n[z]\n"""', "'''l\n= 1'''", "1", "-2.5", "true", "1979-05-27", '"\\"]}"'])
+MARKS = st.sampled_from(
+    ['"x"', "'y#'", '"""m\n[z]\n"""', "'''l\n= 1'''", "1", "-2.5", "true", "1979-05-27", '"\\"]}"']
+)
 NAMES = st.sampled_from(["a", "b-c", "d_1", "e.f", "g h", "é", 'i"j', "2"])
 BLANKS = st.sampled_from(["", " ", "\t ", "  "])
 
@@ -136,7 +144,9 @@ def inline(draw: st.DrawFn, depth: int = 2) -> str:
 @st.composite
 def document(draw: st.DrawFn) -> str:
     lines: list[str] = []
-    heads = draw(st.lists(st.sampled_from(["[[l]]", "[[l.m]]", "[l.t]", "[s.u]", "[s]", "[[s.v]]"]), max_size=6))
+    heads = draw(
+        st.lists(st.sampled_from(["[[l]]", "[[l.m]]", "[l.t]", "[s.u]", "[s]", "[[s.v]]"]), max_size=6)
+    )
     for head in ["", *heads]:
         names = draw(st.lists(NAMES, max_size=3, unique=True))
         lines.append(draw(BLANKS) + head + draw(st.sampled_from(["", " # [c]"])))
@@ -150,7 +160,7 @@ def document(draw: st.DrawFn) -> str:
 @settings(max_examples=300, deadline=None)
 @given(document())
 def test_generated_documents(text: str) -> None:
-    """tomllib refuses some (tables declared twice); of the others the index knows every path, and where it is."""
+    """tomllib refuses some (tables declared twice); of the others the index knows every path and place."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -158,7 +168,7 @@ def test_generated_documents(text: str) -> None:
     found = check(text)
     lines = text.replace("\r\n", "\n").split("\n")
     for path, (line, column) in found.items():
-        rest = lines[line - 1][column - 1:]
+        rest = lines[line - 1][column - 1 :]
         value: Any = tree
         for step in path:
             value = value[step]

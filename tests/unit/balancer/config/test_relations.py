@@ -39,7 +39,10 @@ def test_nothing_wrong() -> None:
         (service("x", ONE, A) + service("y", '"0.0.0.0:53"', A), "service[0].listen[0]"),
         (service("x", '"[::]:53"', A) + service("y", '"[::1]:53"', A), "service[1].listen[0]"),
         (service("x", ONE, A + '\nsource = "::1"'), "service[0].server[0].source"),
-        (service("x", ONE, 'name = "a"\naddress = "[::1]:54"\nsource = "127.0.0.1"'), "service[0].server[0].source"),
+        (
+            service("x", ONE, 'name = "a"\naddress = "[::1]:54"\nsource = "127.0.0.1"'),
+            "service[0].server[0].source",
+        ),
         (service("x", ONE), "service[0].server"),
     ],
 )

@@ -34,13 +34,15 @@ def test_duration(text: str, seconds: float) -> None:
     assert values.parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "2", "2 s", "s", "-2s", "+2s", "2S", "1e3s", "2.s", ".5s", "２s", "2s\n", 2, 2.0])
+@pytest.mark.parametrize(
+    "text", ["", "2", "2 s", "s", "-2s", "+2s", "2S", "1e3s", "2.s", ".5s", "\uff12s", "2s\n", 2, 2.0]
+)
 def test_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match="2s"):
         values.parse_duration(text)
 
 
-@given(st.integers(0, 10**9))
+@given(st.integers(0, 10**9 - 1))
 def test_duration_round_trip(milliseconds: int) -> None:
     seconds = values.parse_duration(f"{milliseconds}ms")
     assert values.parse_duration(values.format_duration(seconds)) == seconds
@@ -71,9 +73,29 @@ def test_endpoint_is_canonical() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.01:53", "localhost:53", "::1:53", "[::1]",
-     "[127.0.0.1]:53", "[::1]53", "224.0.0.1:53", "[ff02::1]:53", "255.255.255.255:53", "[::ffff:192.0.2.1]:53",
-     "[fe80::1%eth0]:53", "127.0.0.1:53 ", " 127.0.0.1:53", "127.0.0.1:+5", "127.0.0.1:５３", 53],
+    [
+        "",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:0",
+        "127.0.0.1:65536",
+        "127.0.0.01:53",
+        "localhost:53",
+        "::1:53",
+        "[::1]",
+        "[127.0.0.1]:53",
+        "[::1]53",
+        "224.0.0.1:53",
+        "[ff02::1]:53",
+        "255.255.255.255:53",
+        "[::ffff:192.0.2.1]:53",
+        "[fe80::1%eth0]:53",
+        "127.0.0.1:53 ",
+        " 127.0.0.1:53",
+        "127.0.0.1:+5",
+        "127.0.0.1:\uff15\uff13",
+        53,
+    ],
 )
 def test_no_endpoint(text: object) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -109,7 +131,9 @@ def test_bare_address_is_a_prefix_of_one_host() -> None:
     assert values.parse_prefix("2001:db8::1") == IPv6Network("2001:db8::1/128")
 
 
-@pytest.mark.parametrize("text", ["", "/8", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "::/129", "x/8", 10])
+@pytest.mark.parametrize(
+    "text", ["", "/8", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "::/129", "x/8", 10]
+)
 def test_no_prefix(text: object) -> None:
     with pytest.raises(ValueError, match="prefix"):
         values.parse_prefix(text)
@@ -150,7 +174,10 @@ def test_whole_numbers_are_strict(raw: object) -> None:
 
 @pytest.mark.parametrize(
     ("make", "inside", "outside"),
-    [(values.duration, ("50ms", "1m"), ("49ms", "61s")), (values.size, ("64KiB", "1GiB"), ("65535B", "2GiB"))],
+    [
+        (values.duration, ("50ms", "1m"), ("49ms", "61s")),
+        (values.size, ("64KiB", "1GiB"), ("65535B", "2GiB")),
+    ],
 )
 def test_ranges_include_their_ends(
     make: Callable[[str, str], values.Rule], inside: tuple[str, str], outside: tuple[str, str]
