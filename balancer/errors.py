@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Problem(NamedTuple):
-    """One mistake in a configuration file: where it stands, which setting it is, what is wrong and what is allowed."""
+    """One mistake in a configuration file: its place, its setting, what is wrong and what is allowed."""
 
     file: str
     line: int               # 0: no single line is to blame
@@ -25,7 +25,7 @@ class Ns7Error(Exception):
 
 
 class ConfigError(Ns7Error):
-    """A configuration file that says something impossible; `problems` has every mistake, in order of lines."""
+    """A configuration file that says something impossible; `problems` has every mistake in line order."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

@@ -142,16 +142,19 @@ class Balancer:
         wait_for(f"drops {expected}", lambda: self.dropped() == expected or None, every=0.05)
 
     def wait_idle(self, seconds: float = PATIENCE) -> dict[str, Any]:
-        """The service's status once nothing is in flight."""
+        """The service's status once nothing is in flight and every query is accounted for.
 
-        def probe() -> dict[str, Any] | None:
+        Each counter is exact, a status is not a snapshot: an answer is counted after it was sent.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
             service = self.service()
             pending = service["inflight"] or any(server["inflight"] for server in service["servers"])
-            return None if pending else service
-
-        found = wait_for("nothing in flight", probe, seconds, every=0.05)
-        assert found is not None
-        return found
+            told = service["answers"] + sum(service["dropped"].values()) + service["timeouts"]
+            if not pending and service["queries"] == told:
+                return service
+            assert time.monotonic() < deadline, f"not at rest after {seconds:g} s: {service}"
+            time.sleep(0.05)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -199,13 +202,6 @@ class Balancer:
     def examine_log(self) -> None:
         assert "Traceback" not in self.output(), self.output()
 
-    def examine_counters(self) -> None:
-        """At rest every query is accounted for."""
-        service = self.wait_idle()
-        dropped = sum(service["dropped"].values())
-        told = service["answers"] + dropped + service["timeouts"] + service["inflight"]
-        assert service["queries"] == told, f"queries {service['queries']}, accounted for {told}: {service}"
-
     def stop(self) -> None:
         """The examined end."""
         if self._ended:
@@ -213,7 +209,7 @@ class Balancer:
         try:
             code = self.process.poll()
             assert code is None, f"ns7 ended by itself, exit code {code}:\n{self.output()}"
-            self.examine_counters()
+            self.wait_idle()
             self.terminate()
             self.wait_ended()
         except BaseException:

@@ -26,6 +26,7 @@ def test_status_json(start: StartBalancer, nameserver: StartServer) -> None:
     balancer = start([server.address for server in servers], workers=2)
     for _ in range(10):
         ask(balancer.address)
+    balancer.wait_idle()
     done = balancer.command("status", "--json")
     assert done.returncode == 0, done.stderr
     status = json.loads(done.stdout)
@@ -44,12 +45,11 @@ def test_status_json(start: StartBalancer, nameserver: StartServer) -> None:
     assert [server["name"] for server in service["servers"]] == ["s1", "s2"]
     for told, server in zip(service["servers"], servers, strict=True):
         assert (told["address"], told["weight"], told["state"]) == (server.address, 1, "up")
-        assert told["queries"] == len(server.received) == 5
+        assert told["queries"] == len(server.received)
         assert told["bytes_out"] == told["bytes_in"] == sum(map(len, server.messages))
-        assert sum(told["answers"].values()) == 5
-        assert told["latency"]["count"] == 5
+        assert sum(told["answers"].values()) == told["latency"]["count"] == told["queries"]
         assert 0 < told["latency"]["sum"] < 60
-        assert max(told["latency"]["buckets"].values()) == 5, "buckets are cumulative, as Prometheus has them"
+        assert max(told["latency"]["buckets"].values()) == told["queries"], "buckets are cumulative, as Prometheus has them"
 
 
 def test_status_table(start: StartBalancer, nameserver: StartServer) -> None:
@@ -72,7 +72,7 @@ def test_status_by_configuration_file(start: StartBalancer, nameserver: StartSer
 def test_stop_command(start: StartBalancer, nameserver: StartServer) -> None:
     balancer = start([nameserver().address], workers=2)
     ask(balancer.address)
-    balancer.examine_counters()
+    balancer.wait_idle()
     done = balancer.command("stop")
     assert done.returncode == 0, done.stderr
     balancer.wait_ended()
@@ -131,6 +131,7 @@ def test_killed_worker_is_replaced(start: StartBalancer, nameserver: StartServer
     wait_for("a new worker", replaced)
     for one in clients:
         one.ask(wire.query())
+    balancer.wait_idle()
     after = balancer.status()
     assert after["workers"][1]["pid"] == before["workers"][1]["pid"]
     assert after["workers"][1]["restarts"] == 0

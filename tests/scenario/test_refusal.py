@@ -48,7 +48,7 @@ def test_refused_queries_are_answered_by_the_other(
     one = client(balancer.address)
     for _ in range(20):
         one.ask(wire.query())
-    service = balancer.service()
+    service = balancer.wait_idle()
     assert service["servers"][0]["refusals"] >= 1
     assert service["servers"][1]["resends"] >= 1
     assert service["answers"] == 20

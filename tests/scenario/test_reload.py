@@ -90,7 +90,7 @@ def test_counters_survive(start: StartBalancer, nameserver: StartServer, client:
     balancer.reload(servers=[one.address, two.address])
     for _ in range(10):
         asking.ask(wire.query())
-    service = balancer.service()
+    service = balancer.wait_idle()
     assert (service["queries"], service["answers"]) == (20, 20)
     first, second = (server["queries"] for server in service["servers"])
     assert first + second == 20

@@ -37,7 +37,7 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_check_tells_every_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, PLAIN.replace("192.0.2.1:53", "192.0.2.1") + "wieght = 3\n")
+    path = written(tmp_path, PLAIN.replace("192.0.2.1:53", "192.0.2.1") + "weightt = 3\n")
     assert run("check", "-c", path) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -26,7 +26,7 @@ address = "127.0.0.1:70000"
 [[service.server]]
 name = "b"
 address = "192.0.2.1:53"
-wieght = 3
+weightt = 3
 [service.admit]
 transfer = ["10.0.0.1/8"]
 [process]
@@ -60,7 +60,7 @@ def test_frozen_and_comparable() -> None:
     assert config == load_text(PLAIN)
     assert config != load_text(PLAIN.replace("5300", "5301"))
     with pytest.raises(ValidationError):
-        config.process.workers = 3  # type: ignore[misc]
+        config.process.workers = 3
 
 
 def test_six_mistakes_at_once() -> None:
@@ -69,7 +69,7 @@ def test_six_mistakes_at_once() -> None:
         (5, 3, "service[0].listen[1]"),
         (7, 1, "service[0].udp_timeout"),
         (10, 1, "service[0].server[0].address"),
-        (14, 1, "service[0].server[1].wieght"),
+        (14, 1, "service[0].server[1].weightt"),
         (16, 13, "service[0].admit.transfer[0]"),
         (18, 1, "process.workers"),
     ]
@@ -83,7 +83,7 @@ def test_rendering(tmp_path: Path) -> None:
     lines = str(caught.value).split("\n")
     assert len(lines) == 6
     assert (
-        lines[3] == f'{path}:14:1: service[0].server[1].wieght: unknown key (did you mean "weight"?) (got 3)'
+        lines[3] == f'{path}:14:1: service[0].server[1].weightt: unknown key (did you mean "weight"?) (got 3)'
     )
     assert lines[5] == f'{path}:18:1: process.workers: must be a whole number from 0 to 64 (got "two")'
     assert '"10.0.0.0/8"' in lines[4]

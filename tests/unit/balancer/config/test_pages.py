@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from balancer.config.model import Config, Node
+from balancer.config.model import Config, Node, Section
 from balancer.config.reference import sections, settings_page
 from balancer.config.sample import sample_text
 from tests.unit.balancer.config.files import load_text
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[4] / "docs" / "settings.md"
 
 
 def keys() -> list[str]:
-    models = [Config, *(section for _, section in sections("", Config)), Node]
+    models: list[type[Section]] = [Config, *(section for _, section in sections("", Config)), Node]
     return [field.alias or name for model in models for name, field in model.model_fields.items()]
 
 

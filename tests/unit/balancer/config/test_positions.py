@@ -128,13 +128,14 @@ def spelled(draw: st.DrawFn, name: str) -> str:
 
 @st.composite
 def inline(draw: st.DrawFn, depth: int = 2) -> str:
-    kind = draw(st.sampled_from(["mark", "list", "table"] if depth else ["mark"]))
+    kind = draw(st.sampled_from(["mark", "list", "table"])) if depth else "mark"
     if kind == "mark":
         return draw(MARKS)
     if kind == "list":
         gap = draw(st.sampled_from(["", " ", "\n  ", " # ]\n", "\n\n"]))
         items = draw(st.lists(inline(depth - 1), max_size=3))
-        tail = "," if items and draw(st.booleans()) else ""
+        comma = draw(st.sampled_from(["", ","]))
+        tail = comma if items else ""
         return "[" + gap + f"{gap},{gap}".join(items) + tail + gap + "]"
     names = draw(st.lists(NAMES, max_size=3, unique=True))
     pairs = [f"{spelled(draw, name)} = {draw(inline(depth - 1))}" for name in names]
