@@ -40,3 +40,15 @@ def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
         views.append({"name": config.service_name(service), "scheduler": config.scheduler(service),
                       **_sum([row.service(service) for row in rows]), "servers": servers})
     return views
+
+
+class TableView:
+    """The whole table, read-only: the configuration and the rows of all workers."""
+
+    def __init__(self, config: ConfigTable, rows: Sequence[Row]) -> None:
+        self.config = config
+        self.rows = list(rows)
+
+    def services(self) -> list[dict[str, Any]]:
+        """`services` of the table as it is now."""
+        return services(self.config, self.rows)

@@ -1,0 +1,138 @@
+"""The front door for components: what a component is, and what it is given. Imports nothing heavy.
+
+A component is a frozen `Component` record, found by entry point (group `ns7.components`); order has no meaning. The
+core names none of them, they import only this door, `balancer.errors` and `balancer.config`, and never each other.
+Whatever a record names as "module:function" is imported only where it runs: `main` in the component's own process,
+`commands` and `doctor` in the command line, `metrics` and `status` in the admin process.
+
+The core's own processes admin and alert are given a `Host` too, so there is one way to be a process of ns7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import socket
+
+    from balancer.table.view import TableView
+
+ENTRY_POINTS = "ns7.components"
+
+
+class Event(NamedTuple):
+    """Something that happened and that an operator may want to hear of.
+
+    time is in seconds since 1970 (UTC). kind says what it is about ("server", "worker", "config", …), subject which
+    one ("ns7/ns7c1"), before and after are states ("up", "down"), reason is one line for people. id is unique in
+    this host's history and grows.
+    """
+
+    time: float
+    kind: str
+    subject: str
+    before: str
+    after: str
+    reason: str
+    id: str = ""
+
+
+class Rights(NamedTuple):
+    """What a process keeps. capabilities: names as in capabilities(7) without CAP_, e.g. "NET_ADMIN"."""
+
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component. The strings are "module:name" and are imported only where they run.
+
+    config: a pydantic model, the section of the file named like the component. wanted(section): whether a host whose
+    file has this section (None: it has not) runs the process. rights: what the process keeps. spare: a second process
+    stands ready, so a crash costs milliseconds. main: `async def main(host: Host)`. commands: `def commands(parser)`,
+    adds the component's own verbs to `ns7`. status: `def status(snapshot) -> Mapping`, its part of the status.
+    metrics: `def metrics(snapshot) -> Iterable[Metric]`. doctor: `def doctor(config) -> Iterable[Finding]`.
+    """
+
+    name: str
+    config: str
+    main: str
+    wanted: Callable[[Any], bool] = field(default=lambda section: section is not None)
+    rights: Rights = Rights()
+    spare: bool = False
+    commands: str = ""
+    status: str = ""
+    metrics: str = ""
+    doctor: str = ""
+
+
+class Link(Protocol):
+    """A process's side of its channel to the supervisor. Nothing here blocks; queues are bounded."""
+
+    def emit(self, event: Event) -> None:
+        """Tell what happened; the supervisor gives it an id and tells admin and alert."""
+
+    def publish(self, snapshot: Mapping[str, Any]) -> None:
+        """Leave the present state (plain data, at most 1 MiB as JSON) with the supervisor.
+
+        It is given to the admin process, and to this process's successor, so totals never fall.
+        """
+
+    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]]) -> None:
+        """Answer `ns7` requests "NAME.verb"; what the handler raises as Ns7Error is the caller's error."""
+
+    async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
+        """Ask another process (kind "" is the supervisor); ControlError when it refuses or is late."""
+
+    def on_config(self, handler: Callable[[Any, tuple[Service, ...]], None]) -> None:
+        """`handler(config, services)` is called when the file has changed, checked already."""
+
+    def on_event(self, handler: Callable[[Event], None]) -> None:
+        """`handler(event)` hears the events of this host. Only admin and alert are told."""
+
+    def on_snapshot(self, handler: Callable[[str, Mapping[str, Any]], None]) -> None:
+        """`handler(name, snapshot)` hears what others publish; name "" is the supervisor. Only admin is told."""
+
+    def on_stop(self, handler: Callable[[], None]) -> None:
+        """`handler()` is called once, when the process shall end; its main then returns soon."""
+
+
+class Server(NamedTuple):
+    """A server as the configuration has it. address: "192.0.2.1:53" or "[2001:db8::1]:53"; source: "" for any."""
+
+    name: str
+    address: str
+    weight: int
+    source: str
+
+
+class Service(NamedTuple):
+    """A service as the configuration has it."""
+
+    name: str
+    listen: tuple[str, ...]
+    servers: tuple[Server, ...]
+
+
+@dataclass(frozen=True)
+class Host:
+    """What `main` is given.
+
+    config: this process's own section, as its model (None when it has no section). services: what is balanced here.
+    table: the server table, read-only. snapshot: what a predecessor published last ({} for the first). sockets: those
+    its rights asked for, by name. clock: CLOCK_MONOTONIC in seconds. log: one line for the journal. state: a folder
+    that survives restarts.
+    """
+
+    config: Any
+    node: str
+    services: tuple[Service, ...]
+    table: TableView
+    channel: Link
+    snapshot: Mapping[str, Any]
+    sockets: Mapping[str, socket.socket]
+    clock: Callable[[], float]
+    log: Callable[[str], None]
+    state: str
