@@ -60,7 +60,7 @@ class Component:
     config: str
     main: str
     wanted: Callable[[Any], bool] = field(default=lambda section: section is not None)
-    rights: Rights = Rights()
+    rights: Rights = field(default_factory=Rights)
     spare: bool = False
     commands: str = ""
     status: str = ""

@@ -18,7 +18,7 @@ def notify(*facts: str) -> None:
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between keep-alives: half of what systemd allows; None when it watches nothing."""
+    """Seconds between signs of life: half of what systemd allows; None when it watches nothing."""
     try:
         return max(int(os.environ["WATCHDOG_USEC"]) / 2e6, 0.05)
     except (KeyError, ValueError):
