@@ -7,10 +7,10 @@ import sys
 
 def main() -> int:
     """Entry of the console script; returns the exit code."""
-    if sys.argv[1:2] == ["--role"] and len(sys.argv) == 7:
+    if sys.argv[1:2] == ["--role"] and len(sys.argv) == 5:
         from balancer.process.kinds import run
 
-        run(sys.argv[2], int(sys.argv[6]))
+        run(sys.argv[2], int(sys.argv[4]))
         return 0
     from balancer.cli import parser
     from balancer.errors import Ns7Error

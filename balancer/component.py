@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from balancer.errors import StartError
 
 if TYPE_CHECKING:
     import socket
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from balancer.table.view import TableView
 
 ENTRY_POINTS = "ns7.components"
+RESERVED = ("worker", "admin", "alert", "alerts", "balancer", "service", "process", "nodes")
 
 
 class Event(NamedTuple):
@@ -66,6 +70,21 @@ class Component:
     status: str = ""
     metrics: str = ""
     doctor: str = ""
+
+
+@cache
+def components() -> dict[str, Component]:
+    """Every installed component by its name; StartError for an entry point that is none."""
+    from importlib import metadata
+
+    found: dict[str, Component] = {}
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        record = entry.load()
+        if not isinstance(record, Component) or record.name != entry.name:
+            raise StartError(f"entry point {entry.name} = {entry.value} is not a component of that name")
+        if record.name in RESERVED or found.setdefault(record.name, record) is not record:
+            raise StartError(f"there is more than one process kind named {record.name}")
+    return found
 
 
 class Link(Protocol):

@@ -30,7 +30,10 @@ class Service:
 
 def config_text(services: Sequence[Service], workers: int, control: Path) -> str:
     """The TOML file; everything not named here keeps its default."""
-    parts = [f'[process]\nworkers = {workers}\n\n[admin]\nsocket = "{control}"\n']
+    parts = [
+        f'[process]\nworkers = {workers}\nstate_dir = "{control.parent}/state"\n\n'
+        f'[admin]\nsocket = "{control}"\n'
+    ]
     for service in services:
         parts.append(
             f'[[service]]\nname = "{service.name}"\nlisten = ["{service.listen}"]\n'

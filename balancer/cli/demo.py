@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         config.write_text(
             f'[[service]]\nname = "demo"\nlisten = ["127.0.0.1:{arguments.port}"]\n'
             + "".join(f'[[service.server]]\nname = "{name}"\naddress = "127.0.0.1:{port}"\n' for name, port in servers)
-            + f'[process]\nworkers = 1\n[admin]\nsocket = "{control}"\n')
+            + f'[process]\nworkers = 1\nstate_dir = "{folder}"\n[admin]\nsocket = "{control}"\n')
         child = subprocess.Popen([sys.executable, "-P", "-m", "balancer", "run", "-c", str(config)],
                                  env={key: value for key, value in os.environ.items() if key != "NS7_NODE"})
         print(f"""

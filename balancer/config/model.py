@@ -5,15 +5,18 @@ Checks, sample file and reference come from here. Defaults are written as the op
 
 from __future__ import annotations
 
+from importlib import import_module
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, create_model
 
+from balancer.component import components
 from balancer.config.values import (
     ADDRESS,
     LISTEN,
     NAME,
+    PATH,
     PREFIX,
     SERVER,
     SOCKET_PATH,
@@ -24,8 +27,9 @@ from balancer.config.values import (
     whole,
 )
 
+SERVICES_MAX = 64
 SERVERS_MAX = 256
-ROLES = ("balancer",)
+ROLES = ("balancer", *sorted(components()))
 
 Name = Annotated[str, PlainValidator(NAME)]
 Listen = Annotated[Endpoint, PlainValidator(LISTEN)]
@@ -86,6 +90,9 @@ class Service(Section):
         "or by the client's address.")
     udp_timeout: Annotated[float, PlainValidator(duration("50ms", "60s"))] = Field(
         default="2s", validate_default=True, description="How long an answer of a server is waited for.")
+    slow_start: Annotated[float, PlainValidator(duration("0s", "10m"))] = Field(
+        default="10s", validate_default=True,
+        description="Time in which a server that was added or undrained grows into its weight (wlc, wrr); 0s: none.")
     admit: Admit = Field(default=Admit(), description="Which clients may send what.")
     servers: tuple[Server, ...] = Field(
         alias="server", min_length=1, max_length=SERVERS_MAX, description="The servers behind this service.")
@@ -96,6 +103,11 @@ class Process(Section):
 
     workers: Annotated[int, PlainValidator(whole(0, 64))] = Field(
         default=0, description="Worker processes; 0 = one per core.")
+    worker_timeout: Annotated[float, PlainValidator(duration("200ms", "60s"))] = Field(
+        default="1s", validate_default=True,
+        description="A worker that shows no sign of life for so long is replaced; its queries are not lost.")
+    state_dir: Annotated[str, PlainValidator(PATH)] = Field(
+        default="/var/lib/ns7", description="Folder for what must survive a restart, such as alerts not yet told.")
     udp_buffer: Annotated[int, PlainValidator(size("64KiB", "1GiB"))] = Field(
         default="16MiB", validate_default=True,
         description="Receive and send buffer asked for each UDP socket.")
@@ -122,13 +134,14 @@ class Config(Section):
     """The file as it applies to one host."""
 
     services: tuple[Service, ...] = Field(
-        alias="service", min_length=1, description="What is balanced.")
+        alias="service", min_length=1, max_length=SERVICES_MAX, description="What is balanced.")
     process: Process = Field(default=Process(), description="The processes of this host.")
     admin: Admin = Field(default=Admin(), description="How this host's ns7 is operated.")
 
     # Not settings of the file's top level: filled in by load().
     _node: str = PrivateAttr("")
     _roles: tuple[str, ...] = PrivateAttr(ROLES)
+    _document: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def node(self) -> str:
@@ -137,3 +150,20 @@ class Config(Section):
     @property
     def roles(self) -> tuple[str, ...]:
         return self._roles
+
+    def section(self, name: str) -> Any:
+        """A section as it stands in the file, for a process that makes its own model of it; None: it is not there."""
+        return self._document.get(name)
+
+
+def _with_components() -> type[Config]:
+    """The file's model with a section for each installed component."""
+    sections: dict[str, Any] = {}
+    for name, record in sorted(components().items()):
+        module, model = record.config.split(":")
+        section = getattr(import_module(module), model)
+        sections[name] = (section | None, Field(default=None, description=section.__doc__))
+    return create_model("Config", __base__=Config, **sections) if sections else Config
+
+
+FILE = _with_components()

@@ -21,6 +21,7 @@ _V4_ENDPOINT = re.compile(r"([0-9.]+):([0-9]{1,5})")
 _V6_ENDPOINT = re.compile(r"\[([0-9A-Fa-f:.]+)\]:([0-9]{1,5})")
 _PREFIX = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")
 _SOCKET_PATH_MAX = 107          # sun_path has 108 bytes, the last one is NUL
+_PATH_MAX = 4000                # PATH_MAX, and room for a file name
 
 
 class Endpoint(NamedTuple):
@@ -158,12 +159,16 @@ def parse_name(value: Any) -> str:
     return text.lower()
 
 
-def parse_socket_path(value: Any) -> str:
-    allowed = f"an absolute path of at most {_SOCKET_PATH_MAX} bytes"
-    text = _text(value, allowed)
-    if not text.startswith("/") or "\0" in text or len(text.encode()) > _SOCKET_PATH_MAX:
-        raise ValueError(f"must be {allowed}")
-    return text
+def _path(longest: int) -> Rule:
+    allowed = f"an absolute path of at most {longest} bytes"
+
+    def convert(value: Any) -> str:
+        text = _text(value, allowed)
+        if not text.startswith("/") or "\0" in text or len(text.encode()) > longest:
+            raise ValueError(f"must be {allowed}")
+        return text
+
+    return Rule("an absolute path", convert)
 
 
 def whole(low: int, high: int) -> Rule:
@@ -214,4 +219,5 @@ LISTEN = Rule('"IPV4:PORT" or "[IPV6]:PORT"', parse_endpoint)
 SERVER = Rule('"IPV4:PORT" or "[IPV6]:PORT"', parse_server)
 ADDRESS = Rule("an IP address", parse_address)
 PREFIX = Rule("IPv4 and IPv6 prefixes", parse_prefix)
-SOCKET_PATH = Rule("an absolute path", parse_socket_path)
+SOCKET_PATH = _path(_SOCKET_PATH_MAX)
+PATH = _path(_PATH_MAX)

@@ -10,6 +10,7 @@ from balancer.schedule.base cimport Scheduler
 from balancer.table.layout cimport MAX_SERVERS, RowServer, RowService
 
 cdef enum:
+    ANSWERS = 128                       # answers per round
     MAX_SOCKETS = 64                    # toward one server
     RESCHEDULED = 4096                  # queries that wait for a second server within one wake
 
@@ -35,12 +36,15 @@ cdef class Back:
     cdef uint64_t batch
     cdef int rescheduled[RESCHEDULED]   # query numbers
     cdef int rescheduled_count
+    cdef int answered[ANSWERS]          # query numbers whose answers are staged
+    cdef int answered_count
     cdef readonly int waiting           # legs that the kernel would not take
 
     cdef uint64_t now                   # CLOCK_MONOTONIC of the present wake
 
     cdef void handle(self) noexcept nogil
     cdef int _dispatch(self, int number, int exclude, uint8_t *bytes) noexcept nogil
+    cdef void send_again(self) noexcept nogil
     cdef void _give_up(self, int number, int reason) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef void _second_servers(self) noexcept nogil

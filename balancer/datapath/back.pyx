@@ -7,6 +7,9 @@ stays pending, for the true answer may still come.
 
 `sendmmsg` hides an error behind a short count and has consumed it then, so sending resumes at the same message; a
 second failure fails that leg, and the rest of the batch is scheduled anew.
+
+A record is released only when the kernel has its answer: a worker that dies in between leaves a pending query, which
+its successor sends again (`send_again`). The client may then hear two answers; it never hears none.
 """
 
 from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, errno
@@ -14,14 +17,16 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from balancer.datapath.errqueue cimport Returned, read_error
-from balancer.datapath.front cimport BATCH, Arrival
+from balancer.datapath.front cimport Arrival
 from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport (
-    KEPT_BYTES, LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, Query, Slots,
+    LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, Query, Slots,
 )
-from balancer.datapath.syscalls cimport AF_UNSPEC, MSG_DONTWAIT, c_connect, getpeername, sendmmsg, sockaddr, sockaddr_in6, socklen_t
+from balancer.datapath.syscalls cimport (
+    AF_UNSPEC, MSG_DONTWAIT, c_connect, getpeername, sendmmsg, sockaddr, sockaddr_in6, socklen_t,
+)
 from balancer.datapath.wire cimport (
-    HEADER_BYTES, OPCODE_UPDATE, answers_question, is_response, opcode_of, rcode_of, read16, same_question,
+    HEADER_BYTES, OPCODE_UPDATE, answers_question, is_response, opcode_of, rcode_of, read16, same_question, write16,
 )
 from balancer.schedule.base cimport NO_SERVER, Scheduler
 from balancer.table.layout cimport (
@@ -32,7 +37,6 @@ from balancer.table.layout cimport (
 from balancer.table.table cimport latency_bounds_ns
 
 cdef enum:
-    ANSWERS = 128                       # answers per round
     OUTBOX = 256
     ERRORS_PER_LOOK = 256               # entries of one error queue read at once
 
@@ -65,10 +69,12 @@ cdef class Back:
             if getpeername(server.descriptor[place], <sockaddr *>&peer, &size) == 0:
                 server.peer = peer
                 server.peer_size = size
+        store(&self.rows[slot].open, server.sockets)
 
     def close(self, int slot):
-        """Forget the sockets of a removed server. Nothing is in flight there."""
+        """Forget the sockets of a removed server. Nothing is in flight there; its row is not touched any more."""
         self.servers[slot].sockets = 0
+        store(&self.rows[slot].open, 0)
 
     def is_open(self, int slot):
         return self.servers[slot].sockets > 0
@@ -81,23 +87,56 @@ cdef class Back:
         cdef int number = self.slots.oldest[self.service], leg, pending = 0
         cdef Query *query
         for slot in range(MAX_SERVERS):
-            store(&self.rows[slot].in_flight, 0)
+            if load(&self.rows[slot].in_flight):
+                store(&self.rows[slot].in_flight, 0)
+            if load(&self.rows[slot].open) != <uint64_t>self.servers[<int>slot].sockets:
+                store(&self.rows[slot].open, self.servers[<int>slot].sockets)
         while number != NONE:
             query = self.slots.query(number)
             pending += 1
             for leg in range(LEGS):
                 if query.legs[leg].state != LEG_FREE:
-                    query.legs[leg].state = LEG_SENT
+                    if opcode_of(query.bytes) == OPCODE_UPDATE:
+                        query.legs[leg].state = LEG_SENT    # it may have been: never twice
                     self.scheduler.claim(query.legs[leg].server)
                     add(&self.rows[query.legs[leg].server].in_flight, 1)
             number = query.newer
         store(&self.row.in_flight, pending)
+
+    cdef void send_again(self) noexcept nogil:
+        """Send every pending query of a predecessor once more, on the newest leg it has open, else to a server anew.
+
+        What was answered meanwhile was relayed before. UPDATE is left to wait for its answer: it is never sent twice.
+        """
+        cdef int number = self.slots.oldest[self.service], leg, next
+        cdef Query *query
+        cdef uint8_t *bytes
+        while number != NONE:
+            query = self.slots.query(number)
+            next = query.newer
+            bytes = self.slots.bytes(number)
+            if bytes != NULL and opcode_of(bytes) != OPCODE_UPDATE:
+                leg = number * LEGS + LEGS - 1
+                while leg >= number * LEGS and self.slots.leg(leg).state == LEG_FREE:
+                    leg -= 1
+                if self.outbox.count == OUTBOX:
+                    self.flush()
+                if leg < number * LEGS:
+                    query.legs_used = 0
+                    self._dispatch(number, NO_SERVER, bytes)
+                else:
+                    write16(query.bytes, self.slots.leg(leg).id)
+                    add(&self.rows[self.slots.leg(leg).server].resends, 1)
+                    self.outbox.put(<int>self.slots.leg(leg).socket, leg, self.slots.bytes(number), query.size)
+            number = next
+        self.flush()
 
     cdef void handle(self) noexcept nogil:
         """Forward what `front` admitted."""
         cdef int index, number
         cdef Arrival *arrival
         cdef Query *query
+        cdef uint8_t *bytes
         self.batch += 1
         for index in range(self.front.arrival_count):
             arrival = &self.front.arrivals[index]
@@ -115,13 +154,19 @@ cdef class Back:
             query.key = arrival.key
             memcpy(query.client, arrival.client, arrival.client_size)
             memcpy(query.local, arrival.local, 16)
-            memcpy(query.bytes, arrival.bytes, arrival.size if arrival.size < KEPT_BYTES else KEPT_BYTES)
+            bytes = arrival.bytes
+            if self.slots.keep(number, arrival.bytes, arrival.size):
+                bytes = self.slots.bytes(number)
+            else:
+                add(&self.row.unkept, 1)
             store(&self.row.in_flight, load(&self.row.in_flight) + 1)
-            self._dispatch(number, NO_SERVER, arrival.bytes)
+            self._dispatch(number, NO_SERVER, bytes)
+            self.front.inbox.state.taken = arrival.place + 1
+        self.front.inbox.state.taken = self.front.inbox.used
         self.flush()
 
     cdef int _dispatch(self, int number, int exclude, uint8_t *bytes) noexcept nogil:
-        """Open a leg for a query and stage it; `bytes` is the whole query, or NULL for what the record keeps."""
+        """Open a leg for a query and stage it; `bytes` is the whole query, borrowed until the next `flush`."""
         cdef Query *query = self.slots.query(number)
         cdef int slot = self.scheduler.pick(query.key, exclude), leg, tries, fixed_id = NONE
         cdef Server *server
@@ -146,11 +191,7 @@ cdef class Back:
         self.slots.leg(leg).sent_ns = self.now
         self.scheduler.claim(slot)
         store(&self.rows[slot].in_flight, load(&self.rows[slot].in_flight) + 1)
-        if query.size > KEPT_BYTES and bytes != NULL:
-            bytes[0] = query.bytes[0]
-            bytes[1] = query.bytes[1]
-        else:
-            bytes = query.bytes
+        write16(bytes, self.slots.leg(leg).id)
         self.outbox.put(<int>self.slots.leg(leg).socket, leg, bytes, query.size)
         return leg
 
@@ -180,9 +221,9 @@ cdef class Back:
             self.rescheduled_count -= 1
             number = self.rescheduled[self.rescheduled_count]
             query = self.slots.query(number)
-            if query.legs_used >= LEGS or query.size > KEPT_BYTES:
+            if query.legs_used >= LEGS or self.slots.bytes(number) == NULL:
                 self._give_up(number, DROP_UNSENT)
-            elif self._dispatch(number, query.legs[0].server, NULL) != NONE:
+            elif self._dispatch(number, query.legs[0].server, self.slots.bytes(number)) != NONE:
                 add(&self.rows[query.legs[1].server].resends, 1)
 
     cdef void _send(self, uint32_t socket, int size) noexcept nogil:
@@ -249,7 +290,7 @@ cdef class Back:
 
     cdef void _wait(self, int leg) noexcept nogil:
         """The kernel takes no more now: `retry` sends it when there is room. Only kept bytes can wait."""
-        if self.slots.query(leg // LEGS).size > KEPT_BYTES:
+        if self.slots.bytes(leg // LEGS) == NULL:
             self._close(leg)
             self._give_up(leg // LEGS, DROP_BACKLOG_FULL)
         else:
@@ -297,8 +338,12 @@ cdef class Back:
         return got
 
     cdef void finish_answers(self) noexcept nogil:
-        """Send the answers on and empty the box they lie in."""
+        """Send the answers on, release what they answer, and empty the box they lie in."""
+        cdef int index
         self.front.flush()
+        for index in range(self.answered_count):
+            self.slots.release(self.answered[index])
+        self.answered_count = 0
         self.inbox.reset()
 
     cdef void _take(self, uint32_t socket, uint8_t *bytes, int size) noexcept nogil:
@@ -337,7 +382,8 @@ cdef class Back:
         if self.slots.leg(other).state != LEG_FREE:
             self._close(other)
         store(&self.row.in_flight, load(&self.row.in_flight) - 1)
-        self.slots.release(leg // LEGS)
+        self.answered[self.answered_count] = leg // LEGS
+        self.answered_count += 1
 
     cdef void read_errors(self, uint32_t socket) noexcept nogil:
         """Empty a socket's error queue. An error counts only if it quotes a query in flight on this very socket."""
@@ -401,7 +447,7 @@ cdef class Back:
                     if self.outbox.count == OUTBOX:
                         self.waiting = 1
                         break
-                    self.outbox.put(<int>self.slots.leg(leg).socket, leg, self.slots.query(number).bytes,
+                    self.outbox.put(<int>self.slots.leg(leg).socket, leg, self.slots.bytes(number),
                                     self.slots.query(number).size)
             if self.waiting:
                 break

@@ -4,12 +4,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from balancer.datapath.admission cimport Admission
 from balancer.datapath.mmsg cimport Inbox, Outbox
-from balancer.datapath.query cimport Query
+from balancer.datapath.query cimport BATCH, Query, Slots
 from balancer.table.layout cimport RowService
 
 cdef enum:
     MAX_LISTENERS = 256
-    BATCH = 64                          # queries per recvmmsg
 
 cdef struct Listener:
     int descriptor                      # -1: closed
@@ -25,6 +24,7 @@ cdef struct Arrival:                    # an admitted query in the inbox
     uint8_t *client
     uint8_t local[16]
     uint32_t interface
+    int place                           # in the inbox
     uint32_t key                        # the client's address, folded to 32 bits
     uint16_t size
     uint16_t question_end
@@ -55,6 +55,7 @@ cdef class Front:
     cdef long backlog_bytes
 
     cdef int receive(self, int listener) noexcept
+    cdef int recover(self) noexcept
     cdef int _filter(self, Listener *listener, Admission admission, RowService *row) noexcept nogil
     cdef bint _ours(self, const uint8_t *client, const uint8_t *local, int family) noexcept nogil
     cdef void refuse(self, Listener *listener, int number, Arrival *arrival) noexcept nogil

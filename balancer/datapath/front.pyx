@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from balancer.datapath.admission cimport ADMITTED, REFUSED, Admission, Verdict
 from balancer.datapath.mmsg cimport CONTROL_BYTES, Inbox, Outbox
-from balancer.datapath.query cimport Query
+from balancer.datapath.query cimport BATCH, Query, Slots
 from balancer.datapath.syscalls cimport (
     AF_INET, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
     IPV6_PKTINFO, MSG_DONTWAIT, MSG_TRUNC, SK_MEMINFO_DROPS, SO_MEMINFO, SOL_SOCKET, cmsghdr,
@@ -52,10 +52,13 @@ cdef Drop drop_of_errno(int error) noexcept nogil:
 
 
 cdef class Front:
-    """The listening sockets of one worker. `rows` belongs to the worker's row, which outlives this object."""
+    """The listening sockets of one worker. `rows` belongs to the worker's row, which outlives this object.
 
-    def __cinit__(self):
-        self.inbox = Inbox(BATCH, True)
+    The inbox lies in the memory of the slots, so that a successor finds what was received and not yet claimed.
+    """
+
+    def __cinit__(self, Slots slots):
+        self.inbox = Inbox(BATCH, True, slots, slots.inbox)
         self.outbox = Outbox(OUTBOX)
         self.admissions = []
         self.backlog = <Late *>calloc(BACKLOG, sizeof(Late))
@@ -97,10 +100,22 @@ cdef class Front:
         self.inbox.reset()
         self.arrival_count = 0
         self.receiving = number
+        self.inbox.state.source = number
         got = self.inbox.receive(listener.descriptor, BATCH)
         if got > 0:
             self._filter(listener, <Admission>self.admissions[listener.service], &self.rows[listener.service])
         return got
+
+    cdef int recover(self) noexcept:
+        """What a predecessor received and did not claim, into `arrivals`; the number of datagrams."""
+        cdef Listener *listener
+        self.arrival_count = 0
+        if self.inbox.recover() == 0 or self.inbox.state.source >= <uint64_t>self.listener_count:
+            return 0
+        self.receiving = <int>self.inbox.state.source
+        listener = &self.listeners[self.receiving]
+        self._filter(listener, <Admission>self.admissions[listener.service], &self.rows[listener.service])
+        return self.inbox.used - <int>self.inbox.state.taken
 
     cdef int _filter(self, Listener *listener, Admission admission, RowService *row) noexcept nogil:
         cdef int index, size
@@ -108,8 +123,9 @@ cdef class Front:
         cdef Arrival *arrival
         cdef Verdict verdict
         cdef cmsghdr *part
-        add(&row.queries, self.inbox.used)
-        for index in range(self.inbox.used):
+        cdef int first = <int>self.inbox.state.taken
+        add(&row.queries, self.inbox.used - first)
+        for index in range(first, self.inbox.used):
             header = &self.inbox.messages[index].msg_hdr
             size = self.inbox.messages[index].msg_len
             arrival = &self.arrivals[self.arrival_count]
@@ -117,6 +133,7 @@ cdef class Front:
             arrival.client = <uint8_t *>header.msg_name
             arrival.client_size = header.msg_namelen
             arrival.size = size
+            arrival.place = index
             arrival.interface = 0
             memset(arrival.local, 0, 16)
             if header.msg_flags & MSG_TRUNC:

@@ -1,15 +1,27 @@
 """Batches of datagrams: recvmmsg into an `Inbox`, sendmmsg from an `Outbox`."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from balancer.datapath.syscalls cimport iovec, mmsghdr, sockaddr_in6
+from balancer.table.table cimport Region
 
 cdef enum:
     LONGEST_MESSAGE = 65535
     BUFFER_STRIDE = 65600               # 1025 lines: an odd number, so buffers do not share cache sets
     CONTROL_BYTES = 64
 
+cdef struct InboxState:         # writer: the worker
+    uint64_t source             # where the batch comes from, for the reader's own use
+    uint64_t taken              # messages 0..taken-1 of the batch are done with
+    uint64_t padding[6]
+
+cdef size_t inbox_bytes(int capacity) noexcept nogil
+
 cdef class Inbox:
+    cdef Region region          # keeps shared memory mapped; None: the memory is private
+    cdef uint8_t *base
+    cdef InboxState *state
     cdef mmsghdr *messages
     cdef iovec *vectors
     cdef sockaddr_in6 *names
@@ -20,6 +32,7 @@ cdef class Inbox:
     cdef bint named
 
     cdef int receive(self, int descriptor, int limit) noexcept nogil
+    cdef int recover(self) noexcept nogil
     cdef uint8_t *bytes(self, int index) noexcept nogil
     cdef void reset(self) noexcept nogil
 

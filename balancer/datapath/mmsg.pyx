@@ -2,10 +2,14 @@
 
 All memory is claimed once; buffers are mapped, so only pages that are written count. A message lies in its buffer
 until `reset`; whoever borrows a pointer drops it before.
+
+An inbox may lie in shared memory of the supervisor's: then a datagram that the kernel has handed out is never in
+private memory alone, and the successor of a worker that died finds those it had not dealt with (`recover`).
 """
 
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -16,24 +20,39 @@ from balancer.datapath.syscalls cimport (
 from balancer.table.layout cimport check
 
 
-cdef class Inbox:
-    """Room for `capacity` datagrams of up to 65,535 bytes; `named` asks for sender addresses and control data."""
+cdef size_t inbox_bytes(int capacity) noexcept nogil:
+    """Memory of an inbox: its state, what the kernel fills in for each message, the buffers."""
+    return sizeof(InboxState) + <size_t>capacity * (
+        sizeof(mmsghdr) + sizeof(sockaddr_in6) + CONTROL_BYTES + BUFFER_STRIDE)
 
-    def __cinit__(self, int capacity, bint named):
+
+cdef class Inbox:
+    """Room for `capacity` datagrams of up to 65,535 bytes; `named` asks for sender addresses and control data.
+
+    region, offset: shared memory to lie in (`inbox_bytes` of it, aligned to 8).
+    """
+
+    def __cinit__(self, int capacity, bint named, Region region=None, size_t offset=0):
         cdef int index
         self.capacity = capacity
         self.named = named
-        self.messages = <mmsghdr *>calloc(capacity, sizeof(mmsghdr))
         self.vectors = <iovec *>calloc(capacity, sizeof(iovec))
-        self.names = <sockaddr_in6 *>calloc(capacity, sizeof(sockaddr_in6))
-        self.control = <uint8_t *>calloc(capacity, CONTROL_BYTES)
-        if not (self.messages and self.vectors and self.names and self.control):
+        if self.vectors == NULL:
             raise MemoryError(f"inbox of {capacity} messages")
-        self.buffers = <uint8_t *>mmap(NULL, <size_t>capacity * BUFFER_STRIDE, PROT_READ | PROT_WRITE,
-                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if <void *>self.buffers == MAP_FAILED:
-            self.buffers = NULL
-            raise MemoryError(f"inbox of {capacity} buffers")
+        if region is not None:
+            self.region = region
+            self.base = region.base + offset
+        else:
+            self.base = <uint8_t *>mmap(NULL, inbox_bytes(capacity), PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+            if <void *>self.base == MAP_FAILED:
+                self.base = NULL
+                raise MemoryError(f"inbox of {capacity} messages")
+        self.state = <InboxState *>self.base
+        self.messages = <mmsghdr *>(self.base + sizeof(InboxState))
+        self.names = <sockaddr_in6 *>(self.messages + capacity)
+        self.control = <uint8_t *>(self.names + capacity)
+        self.buffers = self.control + capacity * CONTROL_BYTES
         for index in range(capacity):
             self.vectors[index].iov_base = self.buffers + <size_t>index * BUFFER_STRIDE
             self.vectors[index].iov_len = LONGEST_MESSAGE
@@ -42,26 +61,37 @@ cdef class Inbox:
             if named:
                 self.messages[index].msg_hdr.msg_name = &self.names[index]
                 self.messages[index].msg_hdr.msg_control = self.control + index * CONTROL_BYTES
-        self.used = capacity
-        self.reset()
+        if region is None:
+            self.used = capacity
+            self.reset()
 
     def __dealloc__(self):
-        if self.buffers != NULL:
-            munmap(self.buffers, <size_t>self.capacity * BUFFER_STRIDE)
-        free(self.messages)
+        if self.region is None and self.base != NULL:
+            munmap(self.base, inbox_bytes(self.capacity))
         free(self.vectors)
-        free(self.names)
-        free(self.control)
 
     cdef void reset(self) noexcept nogil:
         """Empty the box. The kernel wrote lengths and flags of what it filled, so those are asked for anew."""
         cdef int index
         for index in range(self.used):
+            self.messages[index].msg_len = 0
             self.messages[index].msg_hdr.msg_flags = 0
             if self.named:
                 self.messages[index].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
                 self.messages[index].msg_hdr.msg_controllen = CONTROL_BYTES
         self.used = 0
+        self.state.taken = 0
+
+    cdef int recover(self) noexcept nogil:
+        """Find what a predecessor had received and not taken: the box is filled up to the last, `state.taken` is the
+        first. The kernel writes each message's length when it has handed it out, so a death within recvmmsg loses
+        none; a message of 0 bytes is no query."""
+        self.used = 0
+        while self.used < self.capacity and self.messages[self.used].msg_len > 0:
+            self.used += 1
+        if self.state.taken > <uint64_t>self.used:
+            self.state.taken = self.used
+        return self.used - <int>self.state.taken
 
     cdef int receive(self, int descriptor, int limit) noexcept nogil:
         """Append up to `limit` datagrams; their number, 0 for a full box or an empty socket, or -errno."""

@@ -10,7 +10,6 @@ go on with them.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from balancer.schedule import create
 
@@ -22,17 +21,20 @@ from balancer.datapath.syscalls cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLIN, c_close, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, monotonic_ns,
 )
-from balancer.schedule.base cimport Scheduler
-from balancer.table.layout cimport MAX_SERVERS, SERVER_PRESENT, RowServer, add, load, store
+from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load, store
 from balancer.table.table cimport ConfigTable, Row
 
 cdef enum:
     EVENTS = 256
     ROUNDS = 8                          # epoll_waits per wake
+    ADOPTED_ROUNDS = 512                # of answers that wait for a successor
     LISTENER = 1 << 30                  # marks a listener's number in an event
 
 IDLE_SWEEP = 0.05                       # seconds between sweeps
 BUSY_SWEEP = 0.001                      # while the kernel would not take everything
+RAMP_STEP_NS = 100_000_000              # between two steps of a slow start
+RAMP_SCALE = 64                         # weights are counted in 64ths, always, so that turns keep their length
+RAMP_START = 0.1                        # of its weight is what a server that comes back takes at first
 
 
 cdef class DataPath:
@@ -46,29 +48,37 @@ cdef class DataPath:
     cdef Row row
     cdef Slots slots
     cdef Front front
-    cdef list backs
+    cdef list backs                     # by service number; None where there is none
+    cdef list active                    # those that are there
     cdef list others
     cdef int epoll
     cdef uint64_t drops_counted_ns
+    cdef uint64_t ramped_ns             # when a slow start made its last step; 0: none is under way
+    cdef set removed                    # (service, slot) to close when nothing is in flight there
+    cdef list closed                    # pairs closed since the last `take_closed`
     cdef epoll_event events[EVENTS]
 
     def __cinit__(self, int config, int row, int slots, others=()):
         self.epoll = -1
         self.config = ConfigTable(config)
         self.row = Row(row, True)
-        self.slots = Slots(slots, True, self.config.services)
-        self.others = [Row(other) for other in others]
-        self.front = Front()
+        self.slots = Slots(slots, True, MAX_SERVICES)
+        self.watch_others(others)
+        self.front = Front(self.slots)
         self.front.rows = self.row.service_rows
-        self.backs = []
+        self.backs = [None] * MAX_SERVICES
+        self.active = []
+        self.removed = set()
+        self.closed = []
+        self.front.admissions = [Admission((), (), (), ())] * MAX_SERVICES
         cdef Back back
-        for service in range(self.config.services):
+        for service in self.config.services:
             back = Back(service, self.slots, self.front, create(self.config.scheduler(service)),
                         self.config.udp_timeout_ns(service))
             back.row = &self.row.service_rows[<int>service]
             back.rows = &self.row.server_rows[<int>service * MAX_SERVERS]
-            self.backs.append(back)
-            self.front.admissions.append(Admission((), (), (), ()))
+            self.backs[service] = back
+            self.active.append(back)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             raise OSError("epoll_create1 failed")
@@ -86,6 +96,10 @@ cdef class DataPath:
         """The descriptor that is readable when `on_readable` has something to do."""
         return self.epoll
 
+    def watch_others(self, others):
+        """Read-only descriptors of the rows whose in-flight queries count as load beside our own."""
+        self.others = [Row(other) for other in others]
+
     def admit(self, int service, query, transfer, update, notify):
         """The access lists of a service, each as the pairs that `admission.ranges` returns."""
         self.front.admissions[service] = Admission(query, transfer, update, notify)
@@ -94,24 +108,31 @@ cdef class DataPath:
         """Take queries of `service` from a bound socket."""
         self._watch(descriptor, <uint64_t>LISTENER | self.front.open(descriptor, service))
 
-    def open_server(self, int service, int slot, descriptors, bint fresh=False):
-        """Use these connected sockets toward a server. fresh: the slot had another server before, or none."""
+    def open_server(self, int service, int slot, descriptors):
+        """Use these connected sockets toward a server; the slot has none."""
         cdef Back back = self.backs[service]
-        if fresh:
-            memset(&back.rows[slot], 0, sizeof(RowServer))
         back.open(slot, descriptors)
         for place, descriptor in enumerate(descriptors):
             self._watch(descriptor, socket_number(service, slot, place))
 
-    def close_server(self, int service, int slot):
-        """Forget a removed server. False, and nothing done, while queries are in flight there."""
-        cdef Back back = self.backs[service]
-        if load(&back.rows[slot].in_flight):
-            return False
-        for place in range(back.servers[slot].sockets):
-            epoll_ctl(self.epoll, EPOLL_CTL_DEL, back.servers[slot].descriptor[place], NULL)
-        back.close(slot)
-        return True
+    cdef int _close_removed(self) except -1:
+        """Close the sockets toward removed servers that have nothing in flight any more."""
+        cdef Back back
+        for service, slot in sorted(self.removed):
+            back = self.backs[service]
+            if load(&back.rows[<int>slot].in_flight):
+                continue
+            for place in range(back.servers[<int>slot].sockets):
+                epoll_ctl(self.epoll, EPOLL_CTL_DEL, back.servers[<int>slot].descriptor[<int>place], NULL)
+            back.close(slot)
+            self.removed.remove((service, slot))
+            self.closed.append((service, slot))
+        return 0
+
+    def take_closed(self):
+        """Pairs (service, slot) whose sockets are not used any more: the caller closes its descriptors."""
+        closed, self.closed = self.closed, []
+        return closed
 
     cdef int _watch(self, int descriptor, uint64_t data) except -1:
         cdef epoll_event event
@@ -122,26 +143,66 @@ cdef class DataPath:
         return 0
 
     def adopt(self):
-        """Go on with the queries that a predecessor left in the slots; their number."""
+        """Go on with the queries that a predecessor left: in the slots, and received but not claimed; their number.
+
+        First the answers that wait in the sockets are relayed, then what is still pending is sent once more.
+        """
         cdef Back back
+        cdef int count, unclaimed
         count = self.slots.adopt()
-        for back in self.backs:
+        for back in self.active:
             back.adopt()
         self.refresh()
-        return count
+        if count:
+            for _ in range(ADOPTED_ROUNDS):
+                if self._answers(epoll_wait(self.epoll, self.events, EVENTS, 0)) == 0:
+                    break
+            for back in self.active:
+                back.now = monotonic_ns()
+                back.send_again()
+        unclaimed = self.front.recover()
+        if unclaimed:
+            back = <Back>self.backs[self.front.listeners[self.front.receiving].service]
+            back.now = monotonic_ns()
+            back.handle()
+            self.front.flush()
+        self.front.inbox.used = self.front.inbox.capacity
+        self.front.inbox.reset()
+        return count + unclaimed
 
     def refresh(self):
         """Obey the present configuration: usable servers, their weights, the rule, the timeout."""
         cdef Back back
-        cdef uint64_t generation = self.config.generation
-        for back in self.backs:
+        cdef uint64_t generation = self.config.generation, now = monotonic_ns()
+        self.ramped_ns = 0
+        for back in self.active:
             if back.scheduler_name != self.config.scheduler(back.service):
                 back.take_scheduler(create(self.config.scheduler(back.service)))
+            entries = self.config.servers(back.service)
+            slow = self.config.slow_start_ns(back.service) if back.scheduler.ramps else 0
+            if any(entry.since_ns and now - entry.since_ns < slow for entry in entries):
+                self.ramped_ns = now
             back.scheduler.rebuild([
-                (entry.slot, entry.weight) for entry in self.config.servers(back.service)
+                (entry.slot, _ramped(entry, now, slow) if back.scheduler.ramps else entry.weight)
+                for entry in entries
                 if entry.state == "present" and entry.weight and back.is_open(entry.slot)])
             back.timeout_ns = self.config.udp_timeout_ns(back.service)
+            present = {entry.slot for entry in entries if entry.state == "present"}
+            self.removed |= {(back.service, slot) for slot in range(MAX_SERVERS)
+                             if slot not in present and back.is_open(slot)}
+        self._close_removed()
         store(&self.row.header.generation_seen, generation)
+
+    def drain(self):
+        """Take what waits in the listening sockets now; True while there may be more."""
+        cdef uint64_t before = 0, after = 0
+        cdef Back back
+        for back in self.active:
+            before += load(&back.row.queries)
+        self.on_readable()
+        for back in self.active:
+            after += load(&back.row.queries)
+        return after != before
 
     def stop_reading(self):
         """Take no more queries; answers to those in flight are still relayed."""
@@ -156,8 +217,8 @@ cdef class DataPath:
 
     def on_readable(self):
         """Handle what has arrived. Called by the event loop."""
-        cdef int rounds, count, index
-        for rounds in range(ROUNDS):
+        cdef int count
+        for _ in range(ROUNDS):
             count = epoll_wait(self.epoll, self.events, EVENTS, 0)
             if count <= 0:
                 return
@@ -165,10 +226,10 @@ cdef class DataPath:
             self._queries(count)
 
     cdef int _answers(self, int count) except -1:
-        cdef int index
+        """Relay what the servers said; the number of datagrams and errors."""
+        cdef int index, got = 0
         cdef uint64_t data, now = monotonic_ns()
         cdef Back back = None
-        cdef bint erred = False
         for index in range(count):
             data = self.events[index].data.u64
             if data & LISTENER:
@@ -181,12 +242,13 @@ cdef class DataPath:
                 back.now = now
             if self.events[index].events & EPOLLERR:
                 back.read_errors(<uint32_t>data)
+                got += 1
             if self.events[index].events & EPOLLIN:
-                back.receive(<uint32_t>data)
+                got += back.receive(<uint32_t>data)
         if back is not None:
             back.finish_answers()
             back.flush()                # second servers for what was refused
-        return 0
+        return got
 
     cdef int _queries(self, int count) except -1:
         cdef int index, number
@@ -211,7 +273,7 @@ cdef class DataPath:
         cdef Row other
         cdef int slot
         cdef int64_t total
-        for back in self.backs:
+        for back in self.active:
             for slot in range(<int>load(&self.config.entry[back.service].used)):
                 total = 0
                 for other in self.others:
@@ -224,7 +286,11 @@ cdef class DataPath:
         cdef Back back
         cdef uint64_t now = monotonic_ns()
         cdef bint busy = self.front.retry()
-        for back in self.backs:
+        if self.removed:
+            self._close_removed()
+        if self.ramped_ns and now - self.ramped_ns >= <uint64_t>RAMP_STEP_NS:
+            self.refresh()
+        for back in self.active:
             back.now = now
             back.retry()
             back.expire()
@@ -235,9 +301,9 @@ cdef class DataPath:
         store(&self.row.header.heartbeat_ns, now)
         return BUSY_SWEEP if busy else IDLE_SWEEP
 
-    def removed_servers(self):
-        """Pairs (service, slot) of servers that are removed and not closed yet."""
-        cdef Back back
-        return [(back.service, entry.slot) for back in self.backs
-                for entry in self.config.servers(back.service)
-                if entry.state == "removed" and back.is_open(entry.slot)]
+
+def _ramped(entry, now_ns, slow_start_ns):
+    """The weight in 64ths: that of a server that came back grows evenly, from a tenth to the whole."""
+    age_ns = now_ns - entry.since_ns
+    part = RAMP_START + (1 - RAMP_START) * age_ns / slow_start_ns if entry.since_ns and age_ns < slow_start_ns else 1
+    return max(1, round(RAMP_SCALE * entry.weight * part))

@@ -1,11 +1,14 @@
 """Queries in flight: records, legs and ids. The records lie in a memfd of the supervisor's, so that they outlive
 the worker; every index over them (free list, hash, order of time) is private and rebuilt by a successor."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stddef cimport size_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from balancer.table.table cimport Region
 
 cdef enum:
+    BATCH = 64                      # queries per recvmmsg
+    LONG_QUERIES = 64               # queries above KEPT_BYTES that are kept whole at a time
     NONE = -1
     KEPT_BYTES = 512                # of each query: enough for its question, and for all of almost any query
     LEGS = 2                        # servers that one query may be sent to, ever
@@ -39,6 +42,7 @@ cdef struct Query:                  # writer: the worker; reset when claimed
     uint16_t client_id
     uint16_t size                   # of the whole query
     uint16_t question_end           # wire.question_end
+    int16_t kept                    # number of the long query's own memory, or NONE
     uint8_t client_size             # bytes used of `client`
     uint8_t legs_used
     Leg legs[LEGS]
@@ -67,10 +71,16 @@ cdef class Slots(Region):
     cdef int *oldest                # by service
     cdef int *newest
     cdef int services
+    cdef uint8_t *long_queries
+    cdef size_t inbox               # offset of the inbox in the region
+    cdef int[LONG_QUERIES] long_free
+    cdef int long_free_count
     cdef uint16_t[2048] pool        # random ids
     cdef int pool_left
 
     cdef Query *query(self, int number) noexcept nogil
+    cdef bint keep(self, int number, const uint8_t *bytes, int size) noexcept nogil
+    cdef uint8_t *bytes(self, int number) noexcept nogil
     cdef Leg *leg(self, int leg) noexcept nogil
     cdef int claim(self, int service, uint64_t now) noexcept nogil
     cdef void release(self, int number) noexcept nogil

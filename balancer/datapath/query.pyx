@@ -1,17 +1,20 @@
 """Queries in flight of one worker: claim and release records, open and close legs, find a leg by (socket, id).
 
 A record is claimed in constant time, lives in shared memory and is published by its `state`, written last; so a
-successor that maps the same memory finds every pending query whole (`adopt`). Legs are found through a hash of
+successor that maps the same memory finds every pending query whole (`adopt`). Queries of up to 512 bytes lie in their
+record, longer ones in one of a few large blocks while there are any. Legs are found through a hash of
 (socket, id) with chains, not an array per socket: bounded memory for any number of servers. Ids are drawn from
 getrandom; an id in flight on a socket is never given out again on it (RFC 5452 §9.2).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stddef cimport size_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from balancer.errors import LayoutError
 
+from balancer.datapath.mmsg cimport BUFFER_STRIDE, inbox_bytes
 from balancer.datapath.syscalls cimport getrandom
 from balancer.table.layout cimport LAYOUT_VERSION, check, store
 
@@ -29,13 +32,21 @@ def live():
     return _live
 
 
+cdef size_t _records_size(size_t capacity) noexcept nogil:
+    return sizeof(SlotsHeader) + capacity * STRIDE
+
+
 def slots_size(int capacity):
-    """Bytes of the slots region for this many queries in flight."""
-    return sizeof(SlotsHeader) + <size_t>capacity * STRIDE
+    """Bytes of the slots region for this many queries in flight: records, long queries, the inbox."""
+    return _records_size(capacity) + LONG_QUERIES * BUFFER_STRIDE + inbox_bytes(BATCH)
 
 
 cdef inline uint32_t _hash(uint32_t socket, uint16_t id) noexcept nogil:
     return (socket * 65536U + id) * 0x9E3779B1U ^ socket * 0x85EBCA6BU >> 7
+
+
+cdef inline uint64_t _ghost(uint32_t socket, uint16_t id) noexcept nogil:
+    return <uint64_t>1 << 63 | <uint64_t>socket << 16 | id
 
 
 cdef class Slots(Region):
@@ -43,6 +54,7 @@ cdef class Slots(Region):
 
     def __init__(self, int descriptor, bint writable, int services, bint create=False):
         cdef int index
+        cdef size_t rest = LONG_QUERIES * BUFFER_STRIDE + inbox_bytes(BATCH)
         self.header = <SlotsHeader *>self.base
         self._own()
         if create:
@@ -53,10 +65,14 @@ cdef class Slots(Region):
         self._verify("slots", <uint64_t *>self.base, SLOTS_MAGIC, self.size)
         if self.header.stride != STRIDE:
             raise LayoutError(f"slots: records of {self.header.stride} bytes, this program has {STRIDE}")
-        self.capacity = <int>((self.size - sizeof(SlotsHeader)) // STRIDE)
+        self.capacity = <int>((self.size - sizeof(SlotsHeader) - rest) // STRIDE)
+        if self.size != _records_size(self.capacity) + rest:
+            raise LayoutError(f"slots: {self.size} bytes are no whole number of records")
         if self.header.high_water > <uint64_t>self.capacity:
             raise LayoutError("slots: more records in use than there are")
         self.records = self.base + sizeof(SlotsHeader)
+        self.long_queries = self.base + _records_size(self.capacity)
+        self.inbox = _records_size(self.capacity) + LONG_QUERIES * BUFFER_STRIDE
         self.services = services
         self.chain_mask = 1
         while self.chain_mask < <uint32_t>(2 * self.capacity):
@@ -87,11 +103,17 @@ cdef class Slots(Region):
         global _live
         cdef int number, leg
         cdef Query *query
+        cdef bint[LONG_QUERIES] kept
+        memset(kept, 0, sizeof(kept))
         pending = []
         for number in range(self.header.high_water):
             query = self.query(number)
             if query.state == QUERY_PENDING and query.service < self.services:
                 pending.append((query.received_ns, number))
+                if 0 <= query.kept < LONG_QUERIES:
+                    kept[query.kept] = True
+                else:
+                    query.kept = NONE
             else:
                 query.state = QUERY_FREE
                 self.free[self.free_count] = number
@@ -102,9 +124,40 @@ cdef class Slots(Region):
             for leg in range(LEGS):
                 if query.legs[leg].state != LEG_FREE:
                     self._link(number * LEGS + leg)
+        for number in range(LONG_QUERIES - 1, -1, -1):
+            if not kept[number]:
+                self.long_free[self.long_free_count] = number
+                self.long_free_count += 1
         self.in_use = len(pending)
         _live += self.in_use
         return self.in_use
+
+    cdef bint keep(self, int number, const uint8_t *bytes, int size) noexcept nogil:
+        """Copy a query into its record; False when it is too long and all large blocks are taken: then its first
+        KEPT_BYTES are kept, enough to match answers, and it cannot be sent again."""
+        cdef Query *query = self.query(number)
+        memcpy(query.bytes, bytes, size if size < KEPT_BYTES else KEPT_BYTES)
+        if size <= KEPT_BYTES:
+            return True
+        if self.long_free_count == 0:
+            return False
+        self.long_free_count -= 1
+        query.kept = self.long_free[self.long_free_count]
+        memcpy(self.long_queries + <size_t>query.kept * BUFFER_STRIDE, bytes, size)
+        return True
+
+    cdef uint8_t *bytes(self, int number) noexcept nogil:
+        """The whole query as kept, with the id of its newest leg; NULL when it was not kept whole."""
+        cdef Query *query = self.query(number)
+        cdef uint8_t *whole
+        if query.size <= KEPT_BYTES:
+            return query.bytes
+        if query.kept == NONE:
+            return NULL
+        whole = self.long_queries + <size_t>query.kept * BUFFER_STRIDE
+        whole[0] = query.bytes[0]
+        whole[1] = query.bytes[1]
+        return whole
 
     cdef Query *query(self, int number) noexcept nogil:
         return <Query *>(self.records + <size_t>number * STRIDE)
@@ -123,7 +176,7 @@ cdef class Slots(Region):
         self.newest[query.service] = number
 
     cdef int claim(self, int service, uint64_t now) noexcept nogil:
-        """A record for a query received at `now`, or NONE when all are in use. The caller fills it, then opens a leg."""
+        """A record for a query received at `now`, or NONE when all are in use; the caller fills it, then opens a leg."""
         global _live
         cdef int number
         cdef Query *query
@@ -140,6 +193,7 @@ cdef class Slots(Region):
         query.received_ns = now
         query.service = service
         query.legs_used = 0
+        query.kept = NONE
         query.legs[0].state = query.legs[1].state = LEG_FREE
         self._append(number)
         self.in_use += 1
@@ -152,6 +206,9 @@ cdef class Slots(Region):
         cdef Query *query = self.query(number)
         check(query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE)
         query.state = QUERY_FREE
+        if query.kept != NONE:
+            self.long_free[self.long_free_count] = query.kept
+            self.long_free_count += 1
         if query.older == NONE:
             self.oldest[query.service] = query.newer
         else:
@@ -181,12 +238,12 @@ cdef class Slots(Region):
         Publishes the record: from here on a successor would find it.
         """
         cdef Query *query = self.query(number)
-        cdef int tries, place
+        cdef int place
         cdef uint16_t id = 0
         cdef Leg *leg
         if query.legs_used >= LEGS:
             return NONE
-        for tries in range(ID_TRIES):
+        for _ in range(ID_TRIES):
             id = self.random16() if fixed_id == NONE else <uint16_t>fixed_id
             if self.find(socket, id) == NONE:
                 break
@@ -239,11 +296,11 @@ cdef class Slots(Region):
     cdef void remember(self, int leg) noexcept nogil:
         """This leg timed out: an answer to it is late, not foreign."""
         cdef Leg *record = self.leg(leg)
-        self.ghosts[_hash(record.socket, record.id) % GHOSTS] = <uint64_t>1 << 63 | <uint64_t>record.socket << 16 | record.id
+        self.ghosts[_hash(record.socket, record.id) % GHOSTS] = _ghost(record.socket, record.id)
 
     cdef bint was_late(self, uint32_t socket, uint16_t id) noexcept nogil:
         cdef uint64_t *ghost = &self.ghosts[_hash(socket, id) % GHOSTS]
-        if ghost[0] != (<uint64_t>1 << 63 | <uint64_t>socket << 16 | id):
+        if ghost[0] != _ghost(socket, id):
             return False
         ghost[0] = 0
         return True

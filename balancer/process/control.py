@@ -1,7 +1,8 @@
 """The control socket: one JSON request per line, one JSON answer per line. Runs in the supervisor.
 
 The socket's file permissions are the access control. A line is at most 64 kB; a client that does not read its
-answer is cut off, one that sends nothing costs one open descriptor until it does.
+answer is cut off, one that sends nothing costs one open descriptor until it does. A request is answered before the
+next one of the same client is read.
 """
 
 from __future__ import annotations
@@ -10,25 +11,29 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from balancer.errors import Ns7Error, StartError
+from balancer.errors import ControlError, Ns7Error, StartError
 
 LONGEST_LINE = 65536
 MOST_CLIENTS = 64
 PATIENCE = 10.0             # seconds for a client to send its request or take its answer
+LONGEST_ANSWER = 600.0      # seconds that an answer may take, whatever the client asks for
 
-Verb = Callable[[dict[str, Any]], Any]
+Answer = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 
 class Control:
-    """Answers requests {"verb": NAME, …} with {"ok": true, "result": …} or {"ok": false, "error": …}."""
+    """Answers requests {"verb": NAME, …} with {"ok": true, "result": …} or {"ok": false, "error": …}.
 
-    def __init__(self, path: str, verbs: Mapping[str, Verb]) -> None:
+    `answer(verb, request)` gives the result or raises Ns7Error.
+    """
+
+    def __init__(self, path: str, answer: Answer) -> None:
         self._path = Path(path)
-        self._verbs = verbs
+        self._answer = answer
         self._clients = 0
         self._server: asyncio.Server | None = None
 
@@ -58,7 +63,7 @@ class Control:
                 line = await asyncio.wait_for(reader.readline(), PATIENCE)
                 if not line.endswith(b"\n"):
                     break
-                writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                writer.write(json.dumps(await self._reply(line)).encode() + b"\n")
                 await asyncio.wait_for(writer.drain(), PATIENCE)
         except (TimeoutError, ValueError, OSError):     # too slow, a line too long, gone
             pass
@@ -66,14 +71,19 @@ class Control:
             self._clients -= 1
             writer.close()
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _reply(self, line: bytes) -> dict[str, Any]:
         try:
             request = json.loads(line)
-            verb = self._verbs[request["verb"]]
+            verb = request["verb"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            return {"ok": False, "error": f"not a request; verbs are {', '.join(sorted(self._verbs))}"}
+            verb = None
+        if not isinstance(verb, str):
+            return {"ok": False, "error": 'not a request: {"verb": NAME, …} in one line'}
         try:
-            return {"ok": True, "result": verb(request)}
+            async with asyncio.timeout(LONGEST_ANSWER):
+                return {"ok": True, "result": await self._answer(verb, request)}
+        except TimeoutError:
+            return {"ok": False, "error": str(ControlError(f"{verb}: not done within {LONGEST_ANSWER:g} s"))}
         except Ns7Error as error:
             return {"ok": False, "error": str(error)}
 

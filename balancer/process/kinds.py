@@ -1,31 +1,65 @@
-"""The kinds of processes, one row each: how a child is called and where it starts.
+"""The kinds of processes, one row each: how a child is called, where it starts, what it keeps.
 
 Children are started by re-executing Python (`python -P -m balancer --role KIND`), never by fork after a loop exists.
+The core's kinds stand here; every component found by entry point adds its own row (`find`).
 """
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from balancer.component import Rights, components
 
 
 class Kind(NamedTuple):
-    """One process kind. entry: "module:function", called with the channel's descriptor in the child."""
+    """One process kind.
+
+    entry: "module:function", called in the child with its kind and the channel's descriptor. main, config: what a
+    hosted process runs, and the model of its section. asks: whether it may ask other processes. spare: whether a
+    second one stands ready.
+    """
 
     title: str
     entry: str
+    main: str = ""
+    section: str = ""
+    config: str = ""
+    rights: Rights = Rights()
+    spare: bool = False
+    asks: bool = False
 
 
-KINDS = {"worker": Kind("ns7 worker", "balancer.process.worker:main")}
+HOSTED = "balancer.process.hosting:main"
+CORE = {
+    "worker": Kind("ns7 worker", "balancer.process.worker:main", spare=True),
+}
 
 
-def command(role: str, number: int, channel: int) -> list[str]:
+def find(role: str) -> Kind:
+    """The row of a kind by its name."""
+    if role in CORE:
+        return CORE[role]
+    record = components()[role]
+    return Kind(f"ns7 {role}", HOSTED, record.main, role, record.config, record.rights, record.spare, asks=True)
+
+
+def command(role: str, channel: int) -> list[str]:
     """The argument vector of a child; `channel` is a descriptor that it inherits."""
-    return [sys.executable, "-P", "-m", "balancer", "--role", role, "--number", str(number), "--channel", str(channel)]
+    return [sys.executable, "-P", "-m", "balancer", "--role", role, "--channel", str(channel)]
 
 
 def run(role: str, channel: int) -> None:
     """Be that child."""
-    module, function = KINDS[role].entry.split(":")
-    getattr(import_module(module), function)(channel)
+    from balancer.process.rights import begin
+
+    kind = find(role)
+    begin(kind.title, kind.rights)
+    resolve(kind.entry)(kind, channel)
+
+
+def resolve(name: str) -> Any:
+    """What "module:name" names."""
+    module, attribute = name.split(":")
+    return getattr(import_module(module), attribute)

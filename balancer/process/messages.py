@@ -7,11 +7,12 @@ say so. Unknown or ill-sized is a `ProtocolError`, fatal to the receiver.
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from balancer.component import Event
 from balancer.errors import ProtocolError
 
-MOST_BYTES = 65536
+MOST_BYTES = 4 << 20            # of one message; above INLINE_BYTES it travels in a memfd (channel.py)
 MOST_DESCRIPTORS = 253          # SCM_MAX_FD
 
 
@@ -40,11 +41,10 @@ class Listen(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """Descriptors: connected sockets toward a server. fresh: its slot had another server before, or none."""
+    """Descriptors: connected sockets toward a server."""
 
     service: int
     slot: int
-    fresh: bool
 
 
 class Go(NamedTuple):
@@ -55,10 +55,6 @@ class Changed(NamedTuple):
     """Obey the configuration table as it is now. Comes after the sockets that the change needs."""
 
 
-class Stop(NamedTuple):
-    """Take nothing new, relay what is in flight, end."""
-
-
 # worker → supervisor
 
 class Listening(NamedTuple):
@@ -67,14 +63,107 @@ class Listening(NamedTuple):
     adopted: int
 
 
-Message = Attach | Admit | Listen | Reach | Go | Changed | Stop | Listening
-KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Attach, Admit, Listen, Reach, Go, Changed, Stop, Listening)
-}
+# supervisor → admin, alert, component
+
+class Start(NamedTuple):
+    """Be the process you were started for. services: as `component.Service`s. snapshot: a predecessor's last.
+
+    Descriptors: config (read-only), the rows of all workers (read-only), then the sockets named in `sockets`.
+    """
+
+    node: str
+    state: str
+    section: Any
+    services: list[Any]
+    snapshot: dict[str, Any]
+    rows: int
+    sockets: list[str]
+
+
+class Configure(NamedTuple):
+    """The file has changed: this process's section, the services."""
+
+    section: Any
+    services: list[Any]
+
+
+class Rows(NamedTuple):
+    """Other workers from now on. Descriptors: their rows (read-only)."""
+
+
+class Notice(NamedTuple):
+    """An event of this host."""
+
+    event: list[Any]
+
+    def read(self) -> Event:
+        """The event itself."""
+        try:
+            return Event(*self.event)
+        except TypeError as error:
+            raise ProtocolError("an event of the wrong size") from error
+
+
+class Snapshot(NamedTuple):
+    """What another process published; name "" is the supervisor."""
+
+    name: str
+    data: dict[str, Any]
+
+
+# admin, alert, component → supervisor
+
+class Started(NamedTuple):
+    """The process runs."""
+
+
+class Emit(NamedTuple):
+    """Something happened: an event without its id."""
+
+    event: list[Any]
+
+    def read(self) -> Event:
+        """The event itself."""
+        return Notice(self.event).read()
+
+
+class Publish(NamedTuple):
+    """The process's present state."""
+
+    data: dict[str, Any]
+
+
+# both ways
+
+class Ask(NamedTuple):
+    """A request; `number` comes back with its Reply. kind: whom to ask ("" is the supervisor, or the receiver)."""
+
+    number: int
+    kind: str
+    verb: str
+    arguments: dict[str, Any]
+    timeout: float
+
+
+class Reply(NamedTuple):
+    """The result of a request, or the reason why there is none."""
+
+    number: int
+    ok: bool
+    result: Any
+
+
+class Stop(NamedTuple):
+    """Take nothing new, finish what is in flight, end."""
+
+
+Message = (Attach | Admit | Listen | Reach | Go | Changed | Listening | Start | Configure | Rows | Notice | Snapshot
+           | Started | Emit | Publish | Ask | Reply | Stop)
+KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:
-    """One datagram; ProtocolError when it would be too long for the channel."""
+    """One message; ProtocolError when it is too long for any channel."""
     data = json.dumps([type(message).__name__, *message]).encode()
     if len(data) > MOST_BYTES:
         raise ProtocolError(f"{type(message).__name__} of {len(data)} bytes, at most {MOST_BYTES}")
@@ -82,7 +171,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """The message in one datagram."""
+    """The message in these bytes."""
     try:
         kind, *fields = json.loads(data)
         return KINDS[kind](*fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from typing import TYPE_CHECKING
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 IP_MTU_DISCOVER, IP_PMTUDISC_OMIT, IP_RECVERR, IP_FREEBIND, IP_PKTINFO = 10, 5, 11, 15, 8
 IPV6_MTU_DISCOVER, IPV6_PMTUDISC_OMIT, IPV6_RECVERR, IPV6_FREEBIND = 23, 5, 25, 78
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+DISCARD = 9
 
 
-def _buffers(one: socket.socket, size: int) -> None:
+def set_buffers(one: socket.socket, size: int) -> None:
+    """Ask for receive and send buffers of `size` bytes."""
     # FORCE passes net.core.rmem_max, which a distribution sets far too low; it needs CAP_NET_ADMIN.
     for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
@@ -77,7 +80,7 @@ def probe_listen(address: Endpoint) -> bool:
 def open_listener(address: Endpoint, buffer: int) -> socket.socket:
     """A UDP socket bound to `address`, one of a SO_REUSEPORT group; never SO_REUSEADDR, which would let named in."""
     one = _bound(address, reuse_port=True)
-    _buffers(one, buffer)
+    set_buffers(one, buffer)
     _no_path_mtu(one)
     if address.host in ("0.0.0.0", "::"):       # answers must leave from the address that was asked
         if one.family == socket.AF_INET6:
@@ -85,6 +88,19 @@ def open_listener(address: Endpoint, buffer: int) -> socket.socket:
         else:
             one.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     return one
+
+
+def silence(one: socket.socket) -> None:
+    """Let a listening socket receive nothing new: other sockets of its SO_REUSEPORT group get it.
+
+    What a closed socket had queued is lost; a connected one hears its peer only and stays readable. The peer is
+    discard (RFC 863) at its own address, which never speaks. An address that is not here hears nothing anyway.
+    """
+    host = one.getsockname()[0]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if one.family == socket.AF_INET else "::1"
+    with contextlib.suppress(OSError):
+        one.connect((host, DISCARD))
 
 
 def open_server(address: Endpoint, source: str | None, buffer: int) -> socket.socket:
@@ -98,7 +114,7 @@ def open_server(address: Endpoint, source: str | None, buffer: int) -> socket.so
             one.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
         else:
             one.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-        _buffers(one, buffer)
+        set_buffers(one, buffer)
         _no_path_mtu(one)
         if source is not None:
             one.bind((source, 0))

@@ -1,43 +1,86 @@
 """What the supervisor owns: table, slots and sockets of every worker, and how a configuration becomes them.
 
-A worker is handed all of it when it starts, so a new one goes on where the last one stopped. Pure ownership: no
-process is started and no loop is used here.
+A worker is handed all of it when it starts, so a successor goes on where the last one stopped. Servers, weights,
+rules and access lists change in place, through the table. What only new memory or other sockets can bring (listen
+addresses, number of workers, buffers, services) is a new `Crew` beside the old one: it listens on the same sockets
+where they stay the same, and the old one ends when it has nothing in flight. Pure ownership: no process is started
+and no loop is used here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from balancer.datapath.admission import ranges
 from balancer.datapath.query import Slots, slots_size
 from balancer.errors import StartError
 from balancer.process import sockets
 from balancer.process.messages import Admit, Attach, Go, Listen, Message, Reach
-from balancer.table.table import SERVERS_PER_SERVICE, ConfigTable, Row, allocate, config_size, read_only, row_size
+from balancer.table.table import (
+    SERVERS_PER_SERVICE,
+    SERVICES,
+    ConfigTable,
+    Row,
+    allocate,
+    config_size,
+    read_only,
+    row_size,
+)
+from balancer.table.view import TableView
 
 if TYPE_CHECKING:
-    from balancer.config import Config
+    from balancer.config import Config, Endpoint
     from balancer.config.model import Server, Service
 
 Send = Callable[[Message, list[int]], None]
 
 
-class WorkerState:
-    """One worker's memory and sockets, kept from one process to the next."""
+class Place(NamedTuple):
+    """A listening socket's place: which address, for which worker of a crew."""
 
-    def __init__(self, services: int, inflight_max: int) -> None:
-        self.row_fd = allocate("ns7-row", row_size(services))
-        self.row = Row(self.row_fd, True, services)
+    address: Endpoint
+    worker: int
+
+
+class WorkerState:
+    """One worker's memory and sockets, kept from one process to the next. `listeners`: (service, socket)."""
+
+    def __init__(self, inflight_max: int) -> None:
+        self.row_fd = allocate("ns7-row", row_size())
+        self.row = Row(self.row_fd, True, True)
         self.row_view_fd = read_only(self.row_fd)
         self.slots_fd = allocate("ns7-slots", slots_size(inflight_max))
-        Slots(self.slots_fd, True, services, True)        # writes the header
+        Slots(self.slots_fd, True, SERVICES, True)          # writes the header
         self.listeners: list[tuple[int, socket.socket]] = []
         self.servers: dict[tuple[int, int], list[socket.socket]] = {}
+
+    def heartbeat_age(self) -> float:
+        """Seconds since the worker last swept."""
+        return float(max(0.0, (time.monotonic_ns() - self.row.heartbeat_ns) / 1e9))
+
+    def inflight(self) -> int:
+        """Queries pending, of all services."""
+        return sum(int(self.row.service(service)["inflight"]) for service in range(SERVICES))
+
+    def close(self) -> None:
+        """The worker is gone for good."""
+        for end in [end for ends in self.servers.values() for end in ends]:
+            end.close()
+        for descriptor in (self.row_fd, self.row_view_fd, self.slots_fd):
+            os.close(descriptor)
+
+
+class Crew:
+    """The workers of one shape of the configuration, and the services they know by number."""
+
+    def __init__(self, workers: list[WorkerState], services: tuple[int, ...]) -> None:
+        self.workers, self.services = workers, services
 
 
 class State:
@@ -46,29 +89,83 @@ class State:
     def __init__(self, config: Config, workers: int) -> None:
         _raise_descriptor_limit()
         self.absent = [address for service in config.services for address in service.listen
-                       if not sockets.probe_listen(address)]
+                       if workers and not sockets.probe_listen(address)]
         self.config = config
-        self.config_fd = allocate("ns7-config", config_size(len(config.services)))
-        self.table = ConfigTable(self.config_fd, True, len(config.services))
+        self.config_fd = allocate("ns7-config", config_size())
+        self.table = ConfigTable(self.config_fd, True, True)
         self.config_view_fd = read_only(self.config_fd)
-        self.workers = [WorkerState(len(config.services), config.process.inflight_max) for _ in range(workers)]
+        # Counters of workers that are gone for good, so that totals never fall.
+        self.past_fd = allocate("ns7-past", row_size())
+        self.past = Row(self.past_fd, True, True)
+        self.past_view_fd = read_only(self.past_fd)
+        self.listeners: dict[Place, socket.socket] = {}
+        self.unreached: dict[str, str] = {}         # "service/server" → why it has no sockets
+        self.retiring: list[Crew] = []
         for number, service in enumerate(config.services):
-            self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9))
+            self._describe(number, service)
             for slot, server in enumerate(service.servers):
                 self.table.add_server(number, slot, server.name, str(server.address), server.weight)
-            for worker in self.workers:
-                for address in service.listen:
-                    worker.listeners.append((number, sockets.open_listener(address, config.process.udp_buffer)))
         self.table.publish()
-        self.unreached: dict[str, str] = {}         # "service/server" → why it has no sockets
+        self._open_listeners(config, workers)
+        self.crew = self._new_crew(config, workers)
+
+    # Views
+
+    def crews(self) -> list[Crew]:
+        """All crews that have processes: the present one first."""
+        return [self.crew, *self.retiring]
+
+    def view(self) -> TableView:
+        """The table and all rows, those of the past first."""
+        return TableView(self.table, [self.past, *(worker.row for crew in self.crews() for worker in crew.workers)])
+
+    def view_descriptors(self) -> list[int]:
+        """Read-only descriptors in the order of `view`."""
+        return [self.past_view_fd, *(worker.row_view_fd for crew in self.crews() for worker in crew.workers)]
+
+    def number(self, name: str) -> int | None:
+        """The slot of a present service."""
+        return next((number for number in self.table.services if self.table.service_name(number) == name), None)
 
     def _server(self, number: int, name: str) -> Server | None:
-        return next((server for server in self.config.services[number].servers if server.name == name), None)
+        service = next((one for one in self.config.services if one.name == self.table.service_name(number)), None)
+        return next((server for server in service.servers if server.name == name), None) if service else None
+
+    # Sockets
+
+    def _open_listeners(self, config: Config, workers: int) -> None:
+        opened: list[Place] = []
+        try:
+            for service in config.services:
+                for place in (Place(address, worker) for address in service.listen for worker in range(workers)):
+                    if place not in self.listeners:
+                        self.listeners[place] = sockets.open_listener(place.address, config.process.udp_buffer)
+                        opened.append(place)
+                    else:
+                        sockets.set_buffers(self.listeners[place], config.process.udp_buffer)
+        except StartError:
+            for place in opened:
+                self.listeners.pop(place).close()
+            raise
+
+    def _new_crew(self, config: Config, workers: int) -> Crew:
+        members = [WorkerState(config.process.inflight_max) for _ in range(workers)]
+        numbers = []
+        for service in config.services:
+            number = self.number(service.name)
+            assert number is not None
+            numbers.append(number)
+            for index, worker in enumerate(members):
+                worker.listeners += [(number, self.listeners[Place(address, index)]) for address in service.listen]
+        return Crew(members, tuple(numbers))
 
     def reach(self, worker: WorkerState) -> list[Reach]:
         """Open what is missing toward present servers; the messages for what was opened, fds in `worker.servers`."""
         opened = []
-        for number, service in enumerate(self.config.services):
+        for service in self.config.services:
+            number = self.number(service.name)
+            if number is None or not any(number == known for known, _ in worker.listeners):
+                continue
             for entry in self.table.servers(number):
                 server = self._server(number, entry.name)
                 if entry.state != "present" or (number, entry.slot) in worker.servers or server is None:
@@ -86,69 +183,116 @@ class State:
                     continue
                 self.unreached.pop(f"{service.name}/{server.name}", None)
                 worker.servers[number, entry.slot] = ends
-                opened.append(Reach(number, entry.slot, True))
+                opened.append(Reach(number, entry.slot))
         return opened
 
-    def hand_over(self, worker: WorkerState, send: Send, first: bool) -> None:
+    def hand_over(self, crew: Crew, worker: WorkerState, send: Send) -> None:
         """Everything a new process of this worker needs, in order."""
-        others = [other.row_view_fd for other in self.workers if other is not worker]
+        others = [other.row_view_fd for other in crew.workers if other is not worker]
         send(Attach(len(others)), [self.config_view_fd, worker.row_fd, worker.slots_fd, *others])
-        for message in self.admissions():
+        for message in self.admissions(crew):
             send(message, [])
         for number, listener in worker.listeners:
             send(Listen(number), [listener.fileno()])
         for (number, slot), ends in worker.servers.items():
-            send(Reach(number, slot, first), [end.fileno() for end in ends])
+            send(Reach(number, slot), [end.fileno() for end in ends])
         send(Go(), [])
 
-    def admissions(self) -> list[Admit]:
-        """The access lists of all services."""
-        return [Admit(number, *([list(pair) for pair in ranges(networks)] for networks in (
-            service.admit.query, service.admit.transfer, service.admit.update, service.admit.notify)))
-            for number, service in enumerate(self.config.services)]
+    def admissions(self, crew: Crew) -> list[Admit]:
+        """The access lists of the services that a crew knows."""
+        found = []
+        for service in self.config.services:
+            number = self.number(service.name)
+            if number is not None and number in crew.services:
+                found.append(Admit(number, *([list(pair) for pair in ranges(networks)] for networks in (
+                    service.admit.query, service.admit.transfer, service.admit.update, service.admit.notify))))
+        return found
 
-    def apply(self, config: Config) -> list[str]:
-        """Take over changed servers, weights and timeouts; returns what changed, for the log.
+    # Changes
 
-        Raises StartError, and changes nothing, when something changed that only a restart can.
+    def apply(self, config: Config, workers: int) -> tuple[list[str], Crew | None]:
+        """Take over a changed configuration; what changed, for the log, and the old crew if there is a new one.
+
+        Raises StartError, and changes nothing, when something changed that only a restart can, or cannot be served.
         """
-        old, new = self.config, config
-        fixed: list[tuple[str, object, object]] = [
-            ("the list of services", [s.name for s in old.services], [s.name for s in new.services])]
-        if not any(before != after for _, before, after in fixed):
-            for one, two in zip(old.services, new.services, strict=True):
-                fixed.append((f"{one.name}: listen", one.listen, two.listen))
-        fixed += [("process", old.process, new.process), ("admin", old.admin, new.admin)]
-        blocked = [what for what, before, after in fixed if before != after]
-        if blocked:
+        old = self.config
+        fixed = (("process.state_dir", old.process.state_dir, config.process.state_dir),
+                 ("admin.socket", old.admin.socket, config.admin.socket), ("roles", old.roles, config.roles))
+        if blocked := [what for what, before, after in fixed if before != after]:
             raise StartError(f"these changes need a restart: {', '.join(blocked)}")
-        for number, service in enumerate(new.services):
+        self._check_room(config)
+        shape = _shape(config, workers)
+        reshaped = shape != _shape(old, len(self.crew.workers))
+        if reshaped:
+            fresh = {address for service in config.services for address in service.listen}
+            for address in fresh - {place.address for place in self.listeners}:
+                sockets.probe_listen(address)
+            self._open_listeners(config, workers)
+        changes = self._apply_services(config)
+        self.config = config
+        if changes or reshaped:
+            self.table.publish()
+        if not reshaped:
+            return changes, None
+        before, self.crew = self.crew, self._new_crew(config, workers)
+        self.retiring.append(before)
+        addresses = " ".join(str(address) for service in config.services for address in service.listen)
+        return [*changes, f"{workers} workers, listening on {addresses}"], before
+
+    def _check_room(self, config: Config) -> None:
+        self.reclaim()
+        fresh = 0
+        for service in config.services:
+            number = self.number(service.name)
+            if number is None:
+                fresh += 1
+                continue
             added = [server for server in service.servers if self._entry(number, server) is None]
-            self._reclaim(number)
             if len(added) > len(self.table.free_slots(number)):
                 raise StartError(f"{service.name}: no server slot is free ({SERVERS_PER_SERVICE} in use)")
-        changes: list[str] = []
-        for number, service in enumerate(new.services):
-            changes += self._apply_service(number, service)
-        self.config = config
-        if changes:
-            self.table.publish()
-        return changes
+        free = [number for number in range(SERVICES) if self.table.service_state(number) == "free"]
+        if fresh > len(free):
+            raise StartError(f"no service slot is free ({SERVICES} in use)")
 
     def _entry(self, number: int, server: Server) -> int | None:
         return next((entry.slot for entry in self.table.servers(number)
                      if entry.state == "present" and entry.name == server.name
                      and entry.address == str(server.address)), None)
 
-    def _apply_service(self, number: int, service: Service) -> list[str]:
+    def _describe(self, number: int, service: Service) -> None:
+        self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9),
+                               round(service.slow_start * 1e9))
+
+    def _apply_services(self, config: Config) -> list[str]:
         changes = []
-        old = self.config.services[number]
-        if (service.udp_timeout, service.scheduler) != (old.udp_timeout, old.scheduler):
-            self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9))
-            changes.append(f"{service.name}: udp_timeout {service.udp_timeout:g} s, scheduler {service.scheduler}")
+        before = {service.name: service for service in self.config.services}
+        for name in before.keys() - {service.name for service in config.services}:
+            number = self.number(name)
+            assert number is not None
+            self.table.remove_service(number)
+            changes.append(f"removed service {name}")
+        for service in config.services:
+            number = self.number(service.name)
+            if number is not None:
+                changes += self._apply_service(number, before[service.name], service)
+                continue
+            number = next(one for one in range(SERVICES) if self.table.service_state(one) == "free")
+            self._describe(number, service)
+            for slot, server in enumerate(service.servers):
+                self.table.add_server(number, slot, server.name, str(server.address), server.weight)
+            changes.append(f"added service {service.name}")
+        return changes
+
+    def _apply_service(self, number: int, old: Service, service: Service) -> list[str]:
+        changes = []
+        if (service.udp_timeout, service.scheduler, service.slow_start) != (
+                old.udp_timeout, old.scheduler, old.slow_start):
+            self._describe(number, service)
+            changes.append(f"{service.name}: udp_timeout {service.udp_timeout:g} s, scheduler {service.scheduler}, "
+                           f"slow_start {service.slow_start:g} s")
         if service.admit != old.admit:
             changes.append(f"{service.name}: access lists")
-        before = {server.name: server for server in self.config.services[number].servers}
+        before = {server.name: server for server in old.servers}
         for entry in self.table.servers(number):
             wanted = next((server for server in service.servers if server.name == entry.name), None)
             keep = wanted is not None and str(wanted.address) == entry.address and (
@@ -156,41 +300,68 @@ class State:
             if entry.state == "present" and not keep:
                 self.table.remove_server(number, entry.slot)
                 changes.append(f"{service.name}: removed {entry.name} ({entry.address})")
+        now = time.monotonic_ns()
         for server in service.servers:
             slot = self._entry(number, server)
             if slot is None:
                 slot = self.table.free_slots(number)[0]
-                self.table.add_server(number, slot, server.name, str(server.address), server.weight)
+                self.table.add_server(number, slot, server.name, str(server.address), server.weight, now)
                 changes.append(f"{service.name}: added {server.name} ({server.address}), weight {server.weight}")
             elif server.weight != before[server.name].weight:
-                self.table.set_weight(number, slot, server.weight)
+                self.table.set_weight(number, slot, server.weight, now)
                 changes.append(f"{service.name}: {server.name} weight {before[server.name].weight} → {server.weight}")
         return changes
 
-    def _reclaim(self, number: int) -> None:
-        """Free the slots of removed servers that every worker has let go."""
-        for entry in self.table.servers(number):
-            if entry.state != "removed":
+    def reclaim(self) -> None:
+        """Free the slots of removed servers that every worker has let go, and close our ends toward them."""
+        workers = [worker for crew in self.crews() for worker in crew.workers]
+        for number in range(SERVICES):
+            if self.table.service_state(number) != "present":
                 continue
-            seen = all(worker.row.generation_seen >= self.table.removed_at(number, entry.slot)
-                       and worker.row.server(number, entry.slot)["inflight"] == 0 for worker in self.workers)
-            if seen:
+            for entry in self.table.servers(number):
+                if entry.state != "removed" or not all(
+                        worker.row.generation_seen >= self.table.removed_at(number, entry.slot)
+                        and worker.row.open_sockets(number, entry.slot) == 0 for worker in workers):
+                    continue
+                for worker in workers:
+                    for end in worker.servers.pop((number, entry.slot), []):
+                        end.close()
+                    worker.row.clear_server(number, entry.slot)
+                self.past.clear_server(number, entry.slot)
                 self.table.free_server(number, entry.slot)
 
-    def drop_removed(self) -> None:
-        """Close our ends toward servers that are removed and have nothing in flight."""
-        for number in range(self.table.services):
-            removed = [entry.slot for entry in self.table.servers(number) if entry.state == "removed"]
-            for worker in self.workers:
-                for slot in removed:
-                    if worker.row.server(number, slot)["inflight"] == 0 and (
-                            worker.row.generation_seen >= self.table.removed_at(number, slot)):
-                        for end in worker.servers.pop((number, slot), []):
-                            end.close()
+    def silence(self, crew: Crew) -> None:
+        """Let nothing new arrive where only this crew listens; what waits in its sockets stays readable."""
+        used = set(_listeners(self.crew)) if crew is not self.crew else set()
+        for place, listener in list(self.listeners.items()):
+            if listener not in used and listener in _listeners(crew):
+                sockets.silence(self.listeners.pop(place))
 
-    def heartbeat_age(self, worker: WorkerState) -> float:
-        """Seconds since the worker last swept."""
-        return max(0.0, (time.monotonic_ns() - worker.row.heartbeat_ns) / 1e9)
+    def bury(self, crew: Crew) -> None:
+        """All processes of a retiring crew are gone: its counters become past, its memory and sockets are given up."""
+        self.retiring.remove(crew)
+        for worker in crew.workers:
+            self.past.absorb(worker.row, crew.services)
+            worker.close()
+        kept = {listener for one in self.crews() for listener in _listeners(one)}
+        for listener in set(_listeners(crew)) - kept:
+            listener.close()
+        known = {number for one in self.crews() for number in one.services}
+        for number in range(SERVICES):
+            if self.table.service_state(number) == "removed" and number not in known:
+                self.table.free_service(number)
+                self.past.clear_service(number)
+
+
+def _listeners(crew: Crew) -> list[socket.socket]:
+    return [listener for worker in crew.workers for _, listener in worker.listeners]
+
+
+def _shape(config: Config, workers: int) -> object:
+    """What only a new crew can change."""
+    process = config.process
+    listen = {service.name: service.listen for service in config.services}
+    return listen, workers, process.inflight_max, process.udp_buffer
 
 
 def _text(address: object) -> str | None:
@@ -200,7 +371,8 @@ def _text(address: object) -> str | None:
 def _raise_descriptor_limit() -> None:
     # 256 servers with 4 sockets for each of many workers, and as many again while they are handed over.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def cores() -> int:

@@ -1,6 +1,7 @@
-"""The supervisor: keeps the workers running, answers signals and the control socket.
+"""The supervisor: brings this host's processes up, answers signals and the control socket, brings all down.
 
-What is handed to the workers stands in state.py; this file knows when.
+What it owns stands in state.py; the workers are kept by workers.py, all other processes by hosts.py. This file knows
+when.
 """
 
 from __future__ import annotations
@@ -10,25 +11,29 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from balancer import __version__
+from balancer.component import components
 from balancer.errors import ConfigError, ControlError, Ns7Error, StartError
-from balancer.process.children import Child
 from balancer.process.control import Control
-from balancer.process.messages import Changed, Listening, Message, Stop
-from balancer.process.state import State, WorkerState, cores
+from balancer.process.events import Events
+from balancer.process.hosts import Hosts
+from balancer.process.state import State, cores
 from balancer.process.systemd import notify, watchdog_interval
-from balancer.table.view import services as view_services
+from balancer.process.workers import Workers
 
 if TYPE_CHECKING:
     from balancer.config import Config
 
 LOOK = 0.5                  # seconds between looks at servers without sockets and removed servers
-HUNG_AFTER = 5.0            # seconds without heartbeat after which the watchdog is not fed any more
-STOP_GRACE = 2.0            # seconds beyond the longest timeout that a stopping worker may take
+TELL = 1.0                  # seconds between two tellings of the supervisor's facts to admin
+REQUEST_TIMEOUT = 10.0      # seconds for a component's verb, unless the request says otherwise
+UNWATCHED = 5.0             # seconds that workers may be missing before the watchdog is not fed any more
 
 
 def log(line: str) -> None:
@@ -37,159 +42,189 @@ def log(line: str) -> None:
 
 
 class Supervisor:
-    """Owns the state and the children of one `ns7 run`."""
+    """One `ns7 run`."""
 
     def __init__(self, config: Config, path: str, node: str | None) -> None:
         self._path, self._node = path, node
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
-        self._state = State(config, config.process.workers or cores())
+        self._make_state_dir(config.process.state_dir)
+        self._state = State(config, _workers(config))
+        self._events = Events(lambda event: self._hosts.notify(event))
+        self._workers = Workers(self._state, self._events, log, self._on_listening)
+        self._hosts = Hosts(self._state, config.process.state_dir, self._events, self._verb_of_component, log)
+        self._control = Control(config.admin.socket, self._answer)
+        self._verbs = {"status": self.status, "reload": self.reload, "stop": self.stop}
         self._done: asyncio.Future[None] = self._loop.create_future()
-        self._listening: set[int] = set()
         self._ready = False
-        self._children = [Child("worker", number, self._hand_over, self._on_message, log)
-                          for number in range(len(self._state.workers))]
-        self._handed: set[int] = set()
-        self._control = Control(config.admin.socket, {
-            "status": lambda _: self.status(), "reload": lambda _: self.reload(), "stop": lambda _: self.stop()})
+        self._reloading = asyncio.Lock()
+        self._healthy_at = self._loop.time()
+
+    @staticmethod
+    def _make_state_dir(path: str) -> None:
+        try:
+            Path(path).mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"cannot make the folder process.state_dir {path}: {error.strerror}") from error
+
+    # Life
 
     async def run(self) -> None:
         """Serve until told to stop."""
         await self._control.start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
+            self._loop.add_signal_handler(number, self._on_stop_signal)
         self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for address in self._state.absent:
             log(f"{address}: not an address of this host, served as soon as it is")
-        for worker in self._state.workers:
-            self._state.reach(worker)
-        for child in self._children:
-            child.start()
+        self._workers.start()
+        if not self._state.crew.workers:
+            self._on_listening()
         self._look()
+        self._tell()
         interval = watchdog_interval()
         if interval:
             self._feed_watchdog(interval)
         await self._done
         await self._end()
 
-    # Children
-
-    def _hand_over(self, child: Child) -> None:
-        first = child.number not in self._handed
-        self._handed.add(child.number)
-        self._listening.discard(child.number)
-        self._state.hand_over(self._worker(child), child.channel.send, first)
-
-    def _worker(self, child: Child) -> WorkerState:
-        return self._state.workers[child.number]
-
-    def _on_message(self, child: Child, message: Message) -> None:
-        if not isinstance(message, Listening):
-            log(f"worker {child.number} said {type(message).__name__}, which no worker says: ended")
-            child.kill()
+    def _on_listening(self) -> None:
+        if self._ready:
             return
-        self._listening.add(child.number)
-        if message.adopted:
-            log(f"worker {child.number}: goes on with {message.adopted} queries in flight")
-        if not self._ready and len(self._listening) == len(self._children):
-            self._ready = True
-            addresses = " ".join(str(address) for service in self._state.config.services for address in service.listen)
-            log(f"ready: {len(self._children)} workers, listening on {addresses}")
-            notify("READY=1", f"STATUS={len(self._children)} workers, listening on {addresses}")
+        self._ready = True
+        addresses = self._addresses()
+        log(f"ready: {addresses}")
+        notify("READY=1", f"STATUS={addresses}")
+        self._hosts.start()
+
+    def _addresses(self) -> str:
+        workers = len(self._state.crew.workers)
+        if not workers:
+            return f"no workers, roles {', '.join(self._state.config.roles)}"
+        addresses = " ".join(str(address) for service in self._state.config.services for address in service.listen)
+        return f"{workers} workers, listening on {addresses}"
 
     def _look(self) -> None:
         before = dict(self._state.unreached)
-        for child in self._children:
-            self._reach(child)
-        self._state.drop_removed()
+        self._workers.reach_all()
+        self._state.reclaim()
         for server, reason in self._state.unreached.items():
             if before.get(server) != reason:
                 log(f"{server}: cannot be reached now ({reason}), trying again")
         self._loop.call_later(LOOK, self._look)
 
-    def _reach(self, child: Child) -> None:
-        """Hand over sockets toward servers that had none. A dead worker's successor gets them with the rest."""
-        worker = self._worker(child)
-        opened = self._state.reach(worker)
-        if opened and child.alive:
-            for message in opened:
-                ends = worker.servers[message.service, message.slot]
-                child.channel.send(message, [end.fileno() for end in ends])
-            child.channel.send(Changed())
+    def _tell(self) -> None:
+        self._hosts.tell_facts(self._facts())
+        self._loop.call_later(TELL, self._tell)
 
     def _feed_watchdog(self, interval: float) -> None:
-        if all(self._state.heartbeat_age(worker) < HUNG_AFTER for worker in self._state.workers) or not self._ready:
+        now = self._loop.time()
+        if not self._ready or self._workers.healthy():
+            self._healthy_at = now
+        if now - self._healthy_at < UNWATCHED:
             notify("WATCHDOG=1")
         self._loop.call_later(interval, self._feed_watchdog, interval)
 
-    # Verbs
+    async def _end(self) -> None:
+        await asyncio.gather(self._hosts.stop(), self._workers.stop())
+        self._control.close()
+        log("stopped")
 
-    def status(self) -> dict[str, Any]:
-        """The whole state as plain data (see docs)."""
-        rows = [worker.row for worker in self._state.workers]
-        views = view_services(self._state.table, rows)
-        for view, service in zip(views, self._state.config.services, strict=True):
-            view["listen"] = [str(address) for address in service.listen]
-        return {
-            "version": __version__, "pid": os.getpid(), "uptime": time.monotonic() - self._started,
-            "generation": self._state.table.generation, "ready": self._ready,
-            "workers": [{
-                "worker": child.number, "pid": child.pid, "restarts": child.restarts,
-                "heartbeat_age": self._state.heartbeat_age(self._worker(child)),
-                "inflight": sum(self._worker(child).row.service(service)["inflight"] for service in range(len(views))),
-            } for child in self._children],
-            "services": views,
-        }
+    # Signals
 
-    def reload(self) -> dict[str, Any]:
-        """Read the file again and apply it; a bad file is refused and nothing changes."""
-        from balancer.config import load
-
-        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        try:
-            changes = self._state.apply(load(self._path, self._node))
-        except (ConfigError, StartError) as error:
-            log(f"reload refused, the running configuration stays: {error}")
-            raise ControlError(str(error)) from error
-        finally:
-            notify("READY=1")
-        for child in self._children:
-            self._reach(child)
-            if child.alive:
-                for message in self._state.admissions():
-                    child.channel.send(message)
-                child.channel.send(Changed())
-        log(f"reloaded: {'; '.join(changes) or 'nothing changed'}")
-        return {"changes": changes, "generation": self._state.table.generation}
-
-    def _on_hangup(self) -> None:
-        try:
-            self.reload()
-        except Ns7Error:
-            pass                                # told in the log already
-
-    def stop(self) -> dict[str, Any]:
-        """Begin to stop: nothing new is taken, what is in flight is still answered."""
+    def _on_stop_signal(self) -> None:
         if not self._done.done():
             log("stopping")
             notify("STOPPING=1")
             self._done.set_result(None)
+
+    def _on_hangup(self) -> None:
+        task = self._loop.create_task(self.reload({}))
+        # What is wrong is in the log already; the task is kept alive by its own callback.
+        task.add_done_callback(lambda done: None if done.cancelled() else _expected(done.exception()))
+
+    # Verbs
+
+    async def _answer(self, verb: str, request: Mapping[str, Any]) -> Any:
+        handler = self._verbs.get(verb)
+        if handler is not None:
+            return await handler(request)
+        name, dot, own = verb.partition(".")
+        if not dot:
+            raise ControlError(f"unknown verb {verb}; verbs are {', '.join(sorted(self._verbs))} and PROCESS.VERB")
+        timeout = request.get("timeout", REQUEST_TIMEOUT)
+        arguments = request.get("arguments", {})
+        if not isinstance(timeout, (int, float)) or not 0 < timeout <= 300 or not isinstance(arguments, dict):
+            raise ControlError("timeout must be a number of seconds from 0 to 300, arguments an object")
+        return await self._hosts.request(name, own, arguments, float(timeout))
+
+    def _verb_of_component(self, verb: str, arguments: Mapping[str, Any]) -> Any:
+        if verb == "status":
+            return self._status()
+        raise ControlError(f"the supervisor answers components status only, not {verb}")
+
+    def _facts(self) -> dict[str, Any]:
+        """What the supervisor knows beside the table."""
+        config = self._state.config
+        return {
+            "version": __version__, "node": config.node, "roles": list(config.roles), "pid": os.getpid(),
+            "uptime": time.monotonic() - self._started, "generation": self._state.table.generation,
+            "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
+            "worker_restarts": self._workers.restarts, "retiring": self._workers.retiring,
+            "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
+            "processes": {name: {key: value for key, value in process.items() if key != "published"}
+                          for name, process in self._hosts.status().items()},
+        }
+
+    def _status(self) -> dict[str, Any]:
+        facts = self._facts()
+        return {**facts, "components": {
+            name: process["published"] for name, process in self._hosts.status().items()
+            if name in components()}, "services": [
+                {**view, "listen": facts["listen"].get(view["name"], [])} for view in self._state.view().services()]}
+
+    async def status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole state as plain data (see docs)."""
+        return self._status()
+
+    async def reload(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the file again and apply it; a bad file is refused and nothing changes."""
+        from balancer.config import load
+
+        async with self._reloading:
+            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                config = load(self._path, self._node)
+                changes, old = self._state.apply(config, _workers(config))
+                self._workers.refresh()
+                if old is not None:
+                    await self._workers.exchange()
+                    self._hosts.rows_changed()
+            except (ConfigError, StartError) as error:
+                log(f"reload refused, the running configuration stays: {error}")
+                self._events.tell("config", self._path, "", "refused", str(error).splitlines()[0])
+                raise ControlError(str(error)) from error
+            finally:
+                notify("READY=1")
+            self._hosts.configure()
+            log(f"reloaded: {'; '.join(changes) or 'nothing changed'}")
+            self._events.tell("config", self._path, "", "applied", "; ".join(changes) or "nothing changed")
+            return {"changes": changes, "generation": self._state.table.generation}
+
+    async def stop(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin to stop: nothing new is taken, what is in flight is still answered."""
+        self._on_stop_signal()
         return {}
 
-    async def _end(self) -> None:
-        ends = []
-        for child in self._children:
-            child.release()
-            if child.alive:
-                child.channel.send(Stop())
-                ends.append(child.gone)
-        if ends:
-            longest = max(service.udp_timeout for service in self._state.config.services)
-            await asyncio.wait(ends, timeout=longest + STOP_GRACE)
-        for child in self._children:
-            child.kill()
-        self._control.close()
-        log("stopped")
+
+def _expected(error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, Ns7Error):
+        raise error
+
+
+def _workers(config: Config) -> int:
+    """How many workers a host with this configuration runs."""
+    return (config.process.workers or cores()) if "balancer" in config.roles else 0
 
 
 def run(config: Config, path: str, node: str | None) -> None:

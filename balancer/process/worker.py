@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -15,11 +14,12 @@ import socket
 import uvloop
 
 from balancer.datapath.poller import DataPath
+from balancer.errors import ProtocolError
 from balancer.process.channel import Channel
+from balancer.process.kinds import Kind
 from balancer.process.messages import Admit, Attach, Changed, Go, Listen, Listening, Message, Reach, Stop
 
-PR_SET_PDEATHSIG = 1
-REMOVED_LOOK = 1.0          # seconds between looks for removed servers that have nothing in flight any more
+DRAIN = 1.0                 # seconds at most that a stopping worker goes on taking what waits in its sockets
 
 
 class Worker:
@@ -32,7 +32,8 @@ class Worker:
         self._servers: dict[tuple[int, int], list[int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
-        self._channel = Channel(end, self._on_message, self.stop)
+        self._drained = False
+        self._channel = Channel(end, self._on_message, self.stop, _broken)
 
     def _on_message(self, message: Message, descriptors: list[int]) -> None:
         match message:
@@ -45,38 +46,39 @@ class Worker:
                 self._running.admit(*message)
             case Listen(service):
                 self._running.open_listener(service, descriptors[0])
-            case Reach(service, slot, fresh):
+            case Reach(service, slot):
+                self._close_removed()
                 self._servers[service, slot] = descriptors
-                self._running.open_server(service, slot, descriptors, fresh)
+                self._running.open_server(service, slot, descriptors)
             case Go():
                 adopted = self._running.adopt()
                 self._loop.add_reader(self._running.fileno(), self._running.on_readable)
                 self._sweep()
-                self._look_for_removed()
                 self._channel.send(Listening(adopted))
             case Changed():
                 self._running.refresh()
+                self._close_removed()
             case Stop():
                 self.stop()
             case _:
-                raise AssertionError(message)
+                raise ProtocolError(f"a worker is never told {type(message).__name__}")
 
     @property
     def _running(self) -> DataPath:
-        assert self._path is not None, "the first message is Attach"
+        if self._path is None:
+            raise ProtocolError("the first message is Attach")
         return self._path
 
     def _sweep(self) -> None:
         self._timer = self._loop.call_later(self._running.sweep(), self._sweep)
-        if self._stopping and self._running.in_flight == 0 and not self.ended.done():
+        self._close_removed()
+        if self._drained and self._running.in_flight == 0 and not self.ended.done():
             self.ended.set_result(None)
 
-    def _look_for_removed(self) -> None:
-        for service, slot in self._running.removed_servers():
-            if (service, slot) in self._servers and self._running.close_server(service, slot):
-                for descriptor in self._servers.pop((service, slot)):
-                    os.close(descriptor)
-        self._loop.call_later(REMOVED_LOOK, self._look_for_removed)
+    def _close_removed(self) -> None:
+        for pair in self._running.take_closed():
+            for descriptor in self._servers.pop(pair, ()):
+                os.close(descriptor)
 
     def stop(self) -> None:
         """Take nothing new; end when nothing is in flight (at the latest after the longest timeout)."""
@@ -86,8 +88,15 @@ class Worker:
         if self._path is None or self._timer is None:
             self.ended.set_result(None)
             return
-        self._path.on_readable()            # what the kernel has queued already is still taken
-        self._path.stop_reading()
+        self._drain(self._loop.time() + DRAIN)
+
+    def _drain(self, deadline: float) -> None:
+        # What the kernel has queued already is still taken, in pieces, so that answers and timers go on.
+        if self._running.drain() and self._loop.time() < deadline:
+            self._loop.call_soon(self._drain, deadline)
+            return
+        self._running.stop_reading()
+        self._drained = True
 
 
 async def serve(channel: int) -> None:
@@ -101,6 +110,10 @@ async def serve(channel: int) -> None:
     await worker.ended
 
 
+def _broken(error: ProtocolError) -> None:
+    raise error
+
+
 def _fatal(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     # An impossible state is never repaired: say what it was and let the supervisor start a successor.
     with contextlib.suppress(Exception):
@@ -108,7 +121,6 @@ def _fatal(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     os._exit(1)
 
 
-def main(channel: int) -> None:
+def main(kind: Kind, channel: int) -> None:
     """Entry of the process kind "worker"."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     uvloop.run(serve(channel))

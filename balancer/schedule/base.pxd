@@ -15,7 +15,7 @@ cdef class Scheduler:
     cdef int count                          # candidates
     cdef int slot[MAX_SERVERS]              # candidate → server slot
     cdef int place[MAX_SERVERS]             # server slot → candidate, or NO_SERVER
-    cdef int64_t weight[MAX_SERVERS]        # by candidate, 1..65535
+    cdef int64_t weight[MAX_SERVERS]        # by candidate, 1..HEAVIEST
     cdef int64_t load[MAX_SERVERS]          # by candidate: in flight, all workers
     cdef int64_t own[MAX_SERVERS]           # by slot: in flight, this worker
     cdef int64_t others[MAX_SERVERS]        # by slot: in flight, the other workers, at the last `observe`

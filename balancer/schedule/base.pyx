@@ -16,12 +16,14 @@ from balancer.table.layout cimport MAX_SERVERS
 
 cdef enum:
     STRIDE = 0x100000000
+    HEAVIEST = 65535 * 64               # a slow start counts weights in 64ths
 
 
 cdef class Scheduler:
     """Base of all schedulers; `pick` chooses nothing until a sub-class says how."""
 
     name = ""
+    ramps = False                   # whether a weight that grows step by step means anything
 
     def __cinit__(self):
         cdef int slot
@@ -29,7 +31,7 @@ cdef class Scheduler:
             self.place[slot] = NO_SERVER
 
     def rebuild(self, servers):
-        """Take a new list of usable servers: pairs (slot, weight), in slot order, weights 1..65535.
+        """Take a new list of usable servers: pairs (slot, weight), in slot order, weights 1..HEAVIEST.
 
         What is in flight stays counted, also on slots that may not be chosen any more.
         """
@@ -38,7 +40,7 @@ cdef class Scheduler:
             self.place[slot] = NO_SERVER
         self.count = 0
         for slot, weight in servers:
-            if not (0 <= slot < MAX_SERVERS and 0 < weight <= 65535 and self.place[slot] == NO_SERVER):
+            if not (0 <= slot < MAX_SERVERS and 0 < weight <= HEAVIEST and self.place[slot] == NO_SERVER):
                 raise ValueError(f"server slot {slot}, weight {weight}")
             candidate = self.count
             self.slot[candidate] = slot

@@ -13,6 +13,7 @@ from balancer.schedule.base cimport TurnScheduler
 
 cdef class WeightedLeastConnection(TurnScheduler):
     name = "wlc"
+    ramps = True
 
     cdef int pick(self, uint32_t key, int exclude) noexcept nogil:
         return self.least(exclude, True)

@@ -17,6 +17,7 @@ cdef class WeightedRoundRobin(Scheduler):
     cdef int64_t step               # gcd of the weights
 
     name = "wrr"
+    ramps = True
 
     cdef int _rebuilt(self) except -1:
         cdef int candidate

@@ -6,9 +6,12 @@ release and loaded with acquire, so whoever sees a new generation sees the confi
 are no locks. Counters never decrease; a gauge says so. The comment of a field gives its unit; the heading of a
 struct gives its writer and who resets it.
 
-    config  memfd of the supervisor    ConfigHeader  ConfigService × services
-    row     memfd of one worker        RowHeader     RowService × services   RowServer × services × 256
-    slots   memfd of one worker        SlotsHeader   Query × capacity        (balancer/datapath/query.pxd)
+    config  memfd of the supervisor    ConfigHeader  ConfigService × 64
+    row     memfd of one worker        RowHeader     RowService × 64   RowServer × 64 × 256
+    slots   memfd of one worker        SlotsHeader   Query × capacity  long queries  inbox   (datapath/query.pxd)
+
+Services, like servers, live in numbered slots of a fixed number, so a service comes or goes without new memory; pages
+that nobody touches cost nothing.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -20,7 +23,9 @@ cdef extern from *:
     static inline uint64_t ns7_load(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
     static inline uint64_t ns7_load_acquire(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
     static inline void ns7_store(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
-    static inline void ns7_store_release(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+    static inline void ns7_store_release(uint64_t *word, uint64_t value) {
+        __atomic_store_n(word, value, __ATOMIC_RELEASE);
+    }
     /* One writer per word: no read-modify-write instruction is needed, only whole stores. */
     static inline void ns7_add(uint64_t *word, uint64_t amount) { ns7_store(word, ns7_load(word) + amount); }
     """
@@ -32,9 +37,15 @@ cdef extern from *:
     void check "NS7_CHECK"(bint condition) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 1          # raised by every change of a struct in this file
+    LAYOUT_VERSION = 2          # raised by every change of a struct in this file
+    MAX_SERVICES = 64           # service slots
     MAX_SERVERS = 256           # server slots per service
     NAME_BYTES = 64             # a name is at most 63 bytes of ASCII, padded with zeros
+
+cdef enum:                      # ConfigService.state
+    SERVICE_FREE = 0
+    SERVICE_PRESENT = 1
+    SERVICE_REMOVED = 2         # its workers still answer what is in flight
 
 cdef enum:                      # ConfigServer.state
     SERVER_FREE = 0             # never used, or reused when nobody has it in flight any more
@@ -83,18 +94,21 @@ cdef struct ConfigHeader:       # writer: supervisor
     uint64_t magic
     uint64_t version            # LAYOUT_VERSION
     uint64_t size               # bytes of the whole mapping
-    uint64_t services           # number of ConfigService that follow
+    uint64_t services           # number of ConfigService that follow: MAX_SERVICES
     uint64_t generation         # raised after each change; release/acquire
 
 cdef struct ConfigServer:       # writer: supervisor; a used slot keeps name and address until it is free again
     uint64_t state              # SERVER_*
     uint64_t weight             # 0..65535; 0 = drained
+    uint64_t since_ns           # CLOCK_MONOTONIC when it was added or undrained; 0: it was there from the start
     uint64_t removed_at         # generation in which the server was removed
     uint8_t name[NAME_BYTES]
     uint8_t address[NAME_BYTES]  # "192.0.2.1:53", "[2001:db8::1]:53"
 
 cdef struct ConfigService:      # writer: supervisor
+    uint64_t state              # SERVICE_*
     uint64_t udp_timeout_ns
+    uint64_t slow_start_ns      # time in which a server that comes back reaches its weight
     uint64_t used               # server slots 0..used-1 have ever been used
     uint8_t name[NAME_BYTES]
     uint8_t scheduler[NAME_BYTES]
@@ -107,7 +121,8 @@ cdef struct RowHeader:          # writer: the worker; kept by its successor
     uint64_t services
     uint64_t heartbeat_ns       # CLOCK_MONOTONIC, gauge
     uint64_t generation_seen    # newest generation this worker obeys
-    uint64_t padding[2]
+    uint64_t moves              # row of the past only, writer supervisor: odd while counters move into it
+    uint64_t padding
 
 cdef struct RowService:         # writer: the worker
     uint64_t queries            # datagrams received from clients
@@ -115,8 +130,9 @@ cdef struct RowService:         # writer: the worker
     uint64_t timeouts           # queries nobody answered within udp_timeout
     uint64_t in_flight          # gauge: queries pending
     uint64_t socket_drops       # datagrams the kernel dropped at full listening buffers
+    uint64_t unkept             # queries too long to be kept: forwarded, but never re-sent
     uint64_t dropped[DROPS]
-    uint64_t padding[5]         # whole cache lines
+    uint64_t padding[4]         # whole cache lines
 
 cdef struct RowServer:          # writer: the worker; whole cache lines, so two workers never share one
     uint64_t in_flight          # gauge: legs pending
@@ -131,4 +147,5 @@ cdef struct RowServer:          # writer: the worker; whole cache lines, so two 
     uint64_t ignored[IGNORES]
     uint64_t latency_sum_ns
     uint64_t latency[LATENCY_BUCKETS]
-    uint64_t padding[4]
+    uint64_t open               # gauge: sockets the worker has toward the server; 0: it touches this struct no more
+    uint64_t padding[3]

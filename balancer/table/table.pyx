@@ -15,11 +15,13 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 from balancer.errors import LayoutError
 
 from balancer.table.layout cimport (
-    DROPS, IGNORES, LATENCY_BUCKETS, LAYOUT_VERSION, MAX_SERVERS, NAME_BYTES, RCODES, SERVER_FREE, SERVER_PRESENT,
-    SERVER_REMOVED, load, load_acquire, store, store_release,
+    DROPS, IGNORES, LATENCY_BUCKETS, LAYOUT_VERSION, MAX_SERVERS, MAX_SERVICES, NAME_BYTES, RCODES, SERVER_FREE,
+    SERVER_PRESENT, SERVER_REMOVED, SERVICE_FREE, SERVICE_PRESENT, SERVICE_REMOVED, add, load, load_acquire, store,
+    store_release,
 )
 
 SERVERS_PER_SERVICE = MAX_SERVERS
+SERVICES = MAX_SERVICES
 DROP_REASONS = (
     "short", "response", "source", "truncated", "not_admitted", "no_server", "table_full", "unsent", "backlog_full",
     "client_refused_address", "client_denied", "client_unreachable", "client_too_long", "client_error",
@@ -53,6 +55,7 @@ class ServerEntry(NamedTuple):
     address: str
     weight: int
     state: str              # "present", "removed"
+    since_ns: int           # CLOCK_MONOTONIC when it was added or undrained; 0: at the start
 
 
 def allocate(str name, size_t size):
@@ -68,14 +71,14 @@ def read_only(int descriptor):
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def config_size(int services):
-    """Bytes of the configuration region for this many services."""
-    return sizeof(ConfigHeader) + services * sizeof(ConfigService)
+def config_size():
+    """Bytes of the configuration region."""
+    return sizeof(ConfigHeader) + MAX_SERVICES * sizeof(ConfigService)
 
 
-def row_size(int services):
-    """Bytes of one worker's row for this many services."""
-    return sizeof(RowHeader) + services * (sizeof(RowService) + MAX_SERVERS * sizeof(RowServer))
+def row_size():
+    """Bytes of one worker's row."""
+    return sizeof(RowHeader) + MAX_SERVICES * (sizeof(RowService) + MAX_SERVERS * sizeof(RowServer))
 
 
 cdef class Region:
@@ -116,21 +119,26 @@ cdef class ConfigTable(Region):
     Changes take effect for the workers with `publish`; names and addresses in a slot never change while it is used.
     """
 
-    def __init__(self, int descriptor, bint writable=False, int create_services=0):
+    def __init__(self, int descriptor, bint writable=False, bint create=False):
         self.header = <ConfigHeader *>self.base
         self.entry = <ConfigService *>(self.base + sizeof(ConfigHeader))
-        if create_services:
+        if create:
             self._own()
             self.header.magic = CONFIG_MAGIC
             self.header.version = LAYOUT_VERSION
             self.header.size = self.size
-            self.header.services = create_services
-        self._verify("config table", <uint64_t *>self.base, CONFIG_MAGIC,
-                     config_size(min(self.header.services, self.size)))
+            self.header.services = MAX_SERVICES
+        self._verify("config table", <uint64_t *>self.base, CONFIG_MAGIC, config_size())
 
     @property
     def services(self):
-        return self.header.services
+        """Numbers of the services that are present."""
+        return [number for number in range(MAX_SERVICES) if load(&self.entry[number].state) == SERVICE_PRESENT]
+
+    def service_state(self, int service):
+        """"free", "present" or "removed"."""
+        self._server(service, 0)
+        return ("free", "present", "removed")[load(&self.entry[service].state)]
 
     @property
     def generation(self):
@@ -143,18 +151,33 @@ cdef class ConfigTable(Region):
         return self.header.generation
 
     cdef ConfigServer *_server(self, int service, int slot) except NULL:
-        if not (0 <= service < <int>self.header.services and 0 <= slot < MAX_SERVERS):
+        if not (0 <= service < MAX_SERVICES and 0 <= slot < MAX_SERVERS):
             raise IndexError(f"service {service}, server slot {slot}")
         return &self.entry[service].servers[slot]
 
-    def set_service(self, int service, str name, str scheduler, uint64_t udp_timeout_ns):
+    def set_service(self, int service, str name, str scheduler, uint64_t udp_timeout_ns, uint64_t slow_start_ns):
+        """Describe a service; a free slot becomes present."""
         self._own()
         self._server(service, 0)
         _write_name(self.entry[service].name, name)
         _write_name(self.entry[service].scheduler, scheduler)
         store(&self.entry[service].udp_timeout_ns, udp_timeout_ns)
+        store(&self.entry[service].slow_start_ns, slow_start_ns)
+        store(&self.entry[service].state, SERVICE_PRESENT)
 
-    def add_server(self, int service, int slot, str name, str address, uint64_t weight):
+    def remove_service(self, int service):
+        """Nothing new comes to it; the slot is not free yet (see `free_service`)."""
+        self._own()
+        self._server(service, 0)
+        store(&self.entry[service].state, SERVICE_REMOVED)
+
+    def free_service(self, int service):
+        """Give a removed service's slot back, with its servers. Only when no worker knows it any more."""
+        self._own()
+        self._server(service, 0)
+        memset(&self.entry[service], 0, sizeof(ConfigService))
+
+    def add_server(self, int service, int slot, str name, str address, uint64_t weight, uint64_t since_ns=0):
         """Fill a free slot; the caller knows that nobody has it in flight."""
         self._own()
         cdef ConfigServer *server = self._server(service, slot)
@@ -163,12 +186,17 @@ cdef class ConfigTable(Region):
         _write_name(server.name, name)
         _write_name(server.address, address)
         store(&server.weight, weight)
+        store(&server.since_ns, since_ns)
         store(&self.entry[service].used, max(self.entry[service].used, <uint64_t>(slot + 1)))
         store(&server.state, SERVER_PRESENT)
 
-    def set_weight(self, int service, int slot, uint64_t weight):
+    def set_weight(self, int service, int slot, uint64_t weight, uint64_t now_ns):
+        """now_ns: CLOCK_MONOTONIC, from when a drained server counts as coming back."""
         self._own()
-        store(&self._server(service, slot).weight, weight)
+        cdef ConfigServer *server = self._server(service, slot)
+        if server.weight == 0:
+            store(&server.since_ns, now_ns)
+        store(&server.weight, weight)
 
     def remove_server(self, int service, int slot):
         """Nothing new goes there from the next `publish` on; the slot is not free yet (see `free_server`)."""
@@ -197,6 +225,10 @@ cdef class ConfigTable(Region):
         self._server(service, 0)
         return load(&self.entry[service].udp_timeout_ns)
 
+    def slow_start_ns(self, int service):
+        self._server(service, 0)
+        return load(&self.entry[service].slow_start_ns)
+
     def free_slots(self, int service):
         """Numbers of the slots that may be filled, lowest first."""
         return [slot for slot in range(MAX_SERVERS) if self._server(service, slot).state == SERVER_FREE]
@@ -212,24 +244,24 @@ cdef class ConfigTable(Region):
             if load(&server.state) != SERVER_FREE:
                 entries.append(ServerEntry(
                     slot, _read_name(server.name), _read_name(server.address), load(&server.weight),
-                    "present" if load(&server.state) == SERVER_PRESENT else "removed"))
+                    "present" if load(&server.state) == SERVER_PRESENT else "removed", load(&server.since_ns)))
         return entries
 
 
 cdef class Row(Region):
     """One worker's counters and gauges. Writer: that worker; a successor goes on counting where it stopped."""
 
-    def __init__(self, int descriptor, bint writable=False, int create_services=0):
+    def __init__(self, int descriptor, bint writable=False, bint create=False):
         self.header = <RowHeader *>self.base
-        if create_services:
+        if create:
             self._own()
             self.header.magic = ROW_MAGIC
             self.header.version = LAYOUT_VERSION
             self.header.size = self.size
-            self.header.services = create_services
-        self._verify("worker row", <uint64_t *>self.base, ROW_MAGIC, row_size(min(self.header.services, self.size)))
+            self.header.services = MAX_SERVICES
+        self._verify("worker row", <uint64_t *>self.base, ROW_MAGIC, row_size())
         self.service_rows = <RowService *>(self.base + sizeof(RowHeader))
-        self.server_rows = <RowServer *>(self.service_rows + self.header.services)
+        self.server_rows = <RowServer *>(self.service_rows + MAX_SERVICES)
 
     @property
     def heartbeat_ns(self):
@@ -244,8 +276,41 @@ cdef class Row(Region):
         self._own()
         memset(&self.server_rows[self._checked(service) * MAX_SERVERS + slot], 0, sizeof(RowServer))
 
+    def clear_service(self, int service):
+        """Forget a service's counters before another takes its slot. Supervisor, while no worker uses it."""
+        self._own()
+        memset(&self.service_rows[self._checked(service)], 0, sizeof(RowService))
+        memset(&self.server_rows[service * MAX_SERVERS], 0, MAX_SERVERS * sizeof(RowServer))
+
+    def absorb(self, Row other, services):
+        """Move another row's counters of these services into this one; `other` has no writer any more.
+
+        `moves` is odd meanwhile, so that a reader of both rows can tell that it must look again.
+        """
+        self._own()
+        other._own()
+        cdef int service, slot
+        store_release(&self.header.moves, self.header.moves + 1)
+        for service in services:
+            self._checked(service)
+            other.service_rows[service].in_flight = 0
+            _move(<uint64_t *>&other.service_rows[service], <uint64_t *>&self.service_rows[service],
+                  sizeof(RowService))
+            for slot in range(service * MAX_SERVERS, (service + 1) * MAX_SERVERS):
+                other.server_rows[slot].in_flight = other.server_rows[slot].open = 0
+                _move(<uint64_t *>&other.server_rows[slot], <uint64_t *>&self.server_rows[slot], sizeof(RowServer))
+        store_release(&self.header.moves, self.header.moves + 1)
+
+    @property
+    def moves(self):
+        return load_acquire(&self.header.moves)
+
+    def open_sockets(self, int service, int slot):
+        """How many sockets the worker has toward a server; 0: it does not touch the slot any more."""
+        return load(&self.server_rows[self._checked(service) * MAX_SERVERS + slot].open)
+
     cdef int _checked(self, int service) except -1:
-        if not 0 <= service < <int>self.header.services:
+        if not 0 <= service < MAX_SERVICES:
             raise IndexError(f"service {service}")
         return service
 
@@ -255,7 +320,7 @@ cdef class Row(Region):
         cdef int index
         return {
             "queries": load(&row.queries), "answers": load(&row.answers), "timeouts": load(&row.timeouts),
-            "inflight": load(&row.in_flight), "socket_drops": load(&row.socket_drops),
+            "inflight": load(&row.in_flight), "socket_drops": load(&row.socket_drops), "unkept": load(&row.unkept),
             "dropped": {DROP_REASONS[index]: load(&row.dropped[index]) for index in range(<int>DROPS)},
         }
 
@@ -274,6 +339,14 @@ cdef class Row(Region):
             "latency_sum_ns": load(&row.latency_sum_ns),
             "latency": [load(&row.latency[index]) for index in range(<int>LATENCY_BUCKETS)],
         }
+
+
+cdef void _move(uint64_t *out, uint64_t *into, size_t size) noexcept nogil:
+    cdef size_t index
+    for index in range(size // sizeof(uint64_t)):
+        if out[index]:
+            add(&into[index], out[index])
+            store(&out[index], 0)
 
 
 cdef int _write_name(uint8_t *target, str text) except -1:

@@ -30,7 +30,7 @@ def _latency(server: dict[str, Any]) -> dict[str, Any]:
 def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every service with its servers: counters summed over workers; latency in seconds, buckets cumulated."""
     views = []
-    for service in range(config.services):
+    for service in config.services:
         servers = []
         for entry in config.servers(service):
             counters = _sum([row.server(service, entry.slot) for row in rows])
@@ -43,12 +43,16 @@ def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 class TableView:
-    """The whole table, read-only: the configuration and the rows of all workers."""
+    """The whole table, read-only: the configuration, the row of past workers, and the rows of all workers."""
 
     def __init__(self, config: ConfigTable, rows: Sequence[Row]) -> None:
         self.config = config
         self.rows = list(rows)
 
     def services(self) -> list[dict[str, Any]]:
-        """`services` of the table as it is now."""
-        return services(self.config, self.rows)
+        """`services` of the table as it is now; never while counters move from one row to another."""
+        while True:
+            moves = self.rows[0].moves
+            found = services(self.config, self.rows)
+            if moves % 2 == 0 and moves == self.rows[0].moves:
+                return found

@@ -33,6 +33,7 @@ class Settings:
     listen: Sequence[str]
     scheduler: str | None = None
     udp_timeout: str = "2s"
+    slow_start: str = "0s"
     admit: Mapping[str, Sequence[str]] = field(default_factory=dict)
     workers: int = 1
     inflight_max: int | None = None
@@ -44,13 +45,14 @@ class Settings:
             'name = "dns"',
             f"listen = {_strings(self.listen)}",
             f'udp_timeout = "{self.udp_timeout}"',
+            f'slow_start = "{self.slow_start}"',
         ]
         service += [f'scheduler = "{self.scheduler}"'] if self.scheduler else []
         if self.admit:
             service += ["[service.admit]"]
             service += [f"{kind} = {_strings(prefixes)}" for kind, prefixes in self.admit.items()]
         servers = [server if isinstance(server, Server) else Server(server) for server in self.servers]
-        process = ["[process]", f"workers = {self.workers}"]
+        process = ["[process]", f"workers = {self.workers}", f'state_dir = "{control.parent}/state"']
         process += [f"inflight_max = {self.inflight_max}"] if self.inflight_max is not None else []
         return "\n".join(
             [

@@ -157,13 +157,13 @@ def test_no_name(name: object) -> None:
 
 @pytest.mark.parametrize("path", ["/a", "/" + "x" * 106])
 def test_socket_path(path: str) -> None:
-    assert values.parse_socket_path(path) == path
+    assert values.SOCKET_PATH(path) == path
 
 
 @pytest.mark.parametrize("path", ["", "a", "./a", "/" + "x" * 107, "/" + "ä" * 54, "/a\0b", 3])
 def test_no_socket_path(path: object) -> None:
     with pytest.raises(ValueError, match="107"):
-        values.parse_socket_path(path)
+        values.SOCKET_PATH(path)
 
 
 @pytest.mark.parametrize("raw", [True, False, "1", 1.0, None, -1, 11])

@@ -1,0 +1,279 @@
+"""The child's side of admin, alert and every component: makes its `Host`, runs its `main`. Not for workers.
+
+The process imports its code at once and then waits for `Start`, so a spare is a process of which nothing was asked
+yet. What it is told that it does not understand is fatal, and the supervisor starts it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import itertools
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import uvloop
+
+from balancer.component import Event, Host, Server, Service
+from balancer.errors import ControlError, Ns7Error, ProtocolError, StartError
+from balancer.process.channel import Channel
+from balancer.process.children import EXIT_FOR_GOOD
+from balancer.process.kinds import Kind, resolve
+from balancer.process.messages import (
+    Ask,
+    Configure,
+    Emit,
+    Message,
+    Notice,
+    Publish,
+    Reply,
+    Rows,
+    Snapshot,
+    Start,
+    Started,
+    Stop,
+)
+from balancer.table.table import ConfigTable, Row
+from balancer.table.view import TableView
+
+HANDLERS_AT_ONCE = 64           # requests answered at the same time; more are refused
+
+Handler = Callable[[Mapping[str, Any]], Any]
+
+
+class Line:
+    """The `component.Link` of this process, and what comes over it before `main` runs: kept until it is asked for."""
+
+    def __init__(self, end: socket.socket, model: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._model = model
+        self._channel = Channel(end, self._on_message, self._on_end, _broken)
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_config: Callable[[Any, tuple[Service, ...]], None] | None = None
+        self._on_event: Callable[[Event], None] | None = None
+        self._on_snapshot: Callable[[str, Mapping[str, Any]], None] | None = None
+        self._on_stop: Callable[[], None] | None = None
+        self._early: list[Message] = []
+        self._view: TableView | None = None
+        self.started: asyncio.Future[tuple[Start, list[int]]] = self._loop.create_future()
+        self.stopped = asyncio.Event()
+
+    # The Link
+
+    def emit(self, event: Event) -> None:
+        self._channel.send(Emit(list(event)))
+
+    def publish(self, snapshot: Mapping[str, Any]) -> None:
+        self._channel.send(Publish(dict(snapshot)))
+
+    def serve(self, verb: str, handler: Handler) -> None:
+        self._handlers[verb] = handler
+
+    async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
+        number = next(self._numbers)
+        future = self._waiting[number] = self._loop.create_future()
+        self._channel.send(Ask(number, kind, verb, dict(arguments), timeout))
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            raise ControlError(f"{kind or 'supervisor'}: no answer to {verb} within {timeout:g} s") from None
+        finally:
+            del self._waiting[number]
+
+    def on_config(self, handler: Callable[[Any, tuple[Service, ...]], None]) -> None:
+        self._on_config = handler
+
+    def on_event(self, handler: Callable[[Event], None]) -> None:
+        self._on_event = handler
+        self._catch_up()
+
+    def on_snapshot(self, handler: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self._on_snapshot = handler
+        self._catch_up()
+
+    def on_stop(self, handler: Callable[[], None]) -> None:
+        self._on_stop = handler
+        if self.stopped.is_set():
+            handler()
+
+    # The channel
+
+    def attach(self, view: TableView) -> None:
+        """The table whose rows `Rows` changes."""
+        self._view = view
+
+    def tell_started(self) -> None:
+        """The supervisor hears that the process runs."""
+        self._channel.send(Started())
+
+    def _on_message(self, message: Message, descriptors: list[int]) -> None:
+        match message:
+            case Start():
+                if self.started.done():
+                    raise ProtocolError("started twice")
+                self.started.set_result((message, descriptors))
+                return
+            case Rows():
+                if self._view is not None:
+                    self._view.rows = attach_rows(descriptors)
+                return
+            case Configure(section, services):
+                if self._on_config is not None:
+                    self._on_config(self.model(section), read_services(services))
+            case Notice() | Snapshot():
+                self._early.append(message)
+                self._catch_up()
+            case Ask():
+                self._answer(message)
+            case Reply(number, ok, result):
+                future = self._waiting.get(number)
+                if future is not None and not future.done():
+                    if ok:
+                        future.set_result(result)
+                    else:
+                        future.set_exception(ControlError(str(result)))
+            case Stop():
+                self.stop()
+            case _:
+                raise ProtocolError(f"a component is never told {type(message).__name__}")
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _catch_up(self) -> None:
+        # Events before snapshots would be a different order from the supervisor's: they come as they came.
+        waiting: list[Message] = []
+        for message in self._early:
+            if isinstance(message, Notice) and self._on_event is not None:
+                self._on_event(message.read())
+            elif isinstance(message, Snapshot) and self._on_snapshot is not None:
+                self._on_snapshot(message.name, message.data)
+            else:
+                waiting.append(message)
+        self._early = waiting[-1100:]
+
+    def model(self, section: Any) -> Any:
+        """The section as its model; None where the file has none."""
+        return None if section is None or self._model is None else self._model.model_validate(section)
+
+    def _answer(self, ask: Ask) -> None:
+        handler = self._handlers.get(ask.verb)
+        if handler is None:
+            known = ", ".join(sorted(self._handlers)) or "none"
+            self._channel.send(Reply(ask.number, False, f"unknown verb {ask.verb} (known: {known})"))
+        elif len(self._tasks) >= HANDLERS_AT_ONCE:
+            self._channel.send(Reply(ask.number, False, "too many requests at once"))
+        else:
+            task = self._loop.create_task(self._handle(handler, ask))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
+    async def _handle(self, handler: Handler, ask: Ask) -> None:
+        try:
+            result = handler(ask.arguments)
+            if inspect.isawaitable(result):
+                result = await _within(result, ask.timeout)
+            self._channel.send(Reply(ask.number, True, result))
+        except Ns7Error as error:
+            self._channel.send(Reply(ask.number, False, str(error)))
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "a verb's handler failed", "exception": error})
+
+    def stop(self) -> None:
+        """The process shall end."""
+        if not self.stopped.is_set():
+            self.stopped.set()
+            if self._on_stop is not None:
+                self._on_stop()
+
+    def _on_end(self) -> None:
+        # The supervisor is gone: a process that waits for its Start has nothing to end in order.
+        if not self.started.done():
+            self.started.cancel()
+        self.stop()
+
+
+async def _within(result: Awaitable[Any], seconds: float) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            return await result
+    except TimeoutError:
+        raise ControlError(f"not done within {seconds:g} s") from None
+
+
+def attach_rows(descriptors: list[int]) -> list[Row]:
+    """The rows behind these descriptors, which are closed."""
+    rows = [Row(descriptor) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return rows
+
+
+def read_services(raw: list[Any]) -> tuple[Service, ...]:
+    """Services as they travel in a message."""
+    return tuple(Service(name, tuple(listen), tuple(Server(*server) for server in servers))
+                 for name, listen, servers in raw)
+
+
+async def serve(kind: Kind, channel: int) -> int:
+    """Run `main` until it returns; the exit code."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_fatal)
+    main = resolve(kind.main)
+    line = Line(socket.socket(fileno=channel), resolve(kind.config) if kind.config else None)
+    for number in (signal.SIGINT, signal.SIGHUP):           # Ctrl-C reaches the whole group: the supervisor decides
+        loop.add_signal_handler(number, lambda: None)
+    loop.add_signal_handler(signal.SIGTERM, line.stop)
+    try:
+        start, descriptors = await line.started
+    except asyncio.CancelledError:
+        return 0
+    config_fd, *rest = descriptors
+    view = TableView(ConfigTable(config_fd), attach_rows(rest[:start.rows]))
+    os.close(config_fd)
+    line.attach(view)
+    name = kind.title.removeprefix("ns7 ")
+    try:
+        host = Host(
+            config=line.model(start.section), node=start.node, services=read_services(start.services), table=view,
+            channel=line, snapshot=start.snapshot,
+            sockets={name: socket.socket(fileno=fd) for name, fd in zip(start.sockets, rest[start.rows:], strict=True)},
+            clock=time.monotonic, log=lambda text: print(f"ns7 {name}: {text}", file=sys.stderr, flush=True),
+            state=start.state)
+        running = asyncio.ensure_future(main(host))
+        await asyncio.sleep(0)                              # its handlers are in place when others may ask
+        line.tell_started()
+        await running
+    except StartError as error:
+        print(f"ns7 {name}: {error}", file=sys.stderr, flush=True)
+        return EXIT_FOR_GOOD
+    return 0 if line.stopped.is_set() else 1                # a main that returns unasked has failed
+
+
+def _broken(error: ProtocolError) -> None:
+    raise error
+
+
+def _fatal(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # An impossible state is never repaired: say what it was and let the supervisor start a successor.
+    with contextlib.suppress(Exception):
+        loop.default_exception_handler(context)
+    os._exit(1)
+
+
+def main(kind: Kind, channel: int) -> None:
+    """Entry of every process kind but the worker."""
+    code = uvloop.run(serve(kind, channel))
+    sys.exit(code)

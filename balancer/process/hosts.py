@@ -1,0 +1,264 @@
+"""Admin, alert and the components, seen from the supervisor: started, heard, asked, started again.
+
+The supervisor knows them as posts and messages only. What they publish is kept here and returned to a successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from balancer.component import Event, components
+from balancer.errors import ControlError, ProtocolError
+from balancer.process.children import Child, Log, Post, Reserve, told
+from balancer.process.events import Events
+from balancer.process.kinds import CORE, find
+from balancer.process.messages import (
+    Ask,
+    Configure,
+    Emit,
+    Message,
+    Notice,
+    Publish,
+    Reply,
+    Rows,
+    Snapshot,
+    Start,
+    Started,
+    Stop,
+)
+
+if TYPE_CHECKING:
+    from balancer.config import Config
+    from balancer.process.state import State
+
+STOP_WAIT = 3.0             # seconds for a process to end in order
+WAITING = 256               # requests under way at most
+EVENT_BURST, EVENT_RATE = 200, 20.0     # of one process: that many at once, then per second; more are dropped
+TOLD = ("admin", "alert")   # who hears of events; admin hears of snapshots too
+
+
+class Hosted:
+    """One process with its place and what it said last."""
+
+    def __init__(self, post: Post) -> None:
+        self.post = post
+        self.snapshot: dict[str, Any] = {}
+        self.running = False
+        self.tokens = float(EVENT_BURST)
+        self.filled = 0.0
+
+
+class Hosts:
+    """All processes but the workers. `verbs` answers what they ask the supervisor itself."""
+
+    def __init__(self, state: State, state_dir: str, events: Events, verbs: Callable[[str, Mapping[str, Any]], Any],
+                 log: Log) -> None:
+        self._state, self._state_dir, self._events, self._verbs, self._log = state, state_dir, events, verbs, log
+        self._loop = asyncio.get_running_loop()
+        self._hosted: dict[str, Hosted] = {}
+        self._reserves: dict[str, Reserve] = {}
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._facts: dict[str, Any] = {}
+
+    # Life
+
+    def start(self) -> None:
+        """Start what this host's configuration wants and does not run."""
+        config = self._state.config
+        for name in _wanted(config):
+            if name not in self._hosted:
+                if find(name).spare:
+                    self._reserves[name] = Reserve(name, self._log)
+                post = Post(name, self._log, lambda child, name=name: self._fill(name, child),      # type: ignore[misc]
+                            lambda message, name=name: self._heard(name, message),                  # type: ignore[misc]
+                            lambda code, final, name=name: self._ended(name, code, final),          # type: ignore[misc]
+                            self._reserves.get(name))
+                self._hosted[name] = Hosted(post)
+                post.fill()
+
+    def configure(self) -> None:
+        """The configuration changed: tell those who run, start and stop as it wants."""
+        config = self._state.config
+        for name in self._hosted.keys() - set(_wanted(config)):
+            task = self._loop.create_task(self._stop(self._hosted.pop(name)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            if name in self._reserves:
+                self._reserves.pop(name).close()
+        for name, hosted in self._hosted.items():
+            hosted.post.send(Configure(config.section(find(name).section), _services(config)))
+        self.start()
+
+    def rows_changed(self) -> None:
+        """Other workers are there: who reads the table must read theirs."""
+        for hosted in self._hosted.values():
+            hosted.post.send(Rows(), self._state.view_descriptors())
+
+    async def stop(self) -> None:
+        """End them all, alert and admin last: they may have something to tell."""
+        for reserve in self._reserves.values():
+            reserve.close()
+        last = [self._hosted.pop(name) for name in TOLD if name in self._hosted]
+        await asyncio.gather(*(self._stop(hosted) for hosted in self._hosted.values()))
+        await asyncio.gather(*(self._stop(hosted) for hosted in last))
+
+    async def _stop(self, hosted: Hosted) -> None:
+        hosted.post.release()
+        hosted.post.send(Stop())
+        await hosted.post.ended(STOP_WAIT)
+
+    def kill(self) -> None:
+        """End them at once."""
+        for hosted in self._hosted.values():
+            if hosted.post.child is not None:
+                hosted.post.child.kill()
+
+    def _fill(self, name: str, child: Child) -> None:
+        hosted, config = self._hosted[name], self._state.config
+        views = self._state.view_descriptors()
+        child.send(Start(config.node, self._state_dir, config.section(find(name).section), _services(config),
+                         hosted.snapshot, len(views), []), [self._state.config_view_fd, *views])
+        if name == "admin":
+            child.send(Snapshot("", self._facts))
+            for other, one in self._hosted.items():
+                child.send(Snapshot(other, one.snapshot))
+        if name in TOLD:
+            for event in self._events.since(str(hosted.snapshot.get("last_event", ""))):
+                child.send(Notice(list(event)))
+
+    def _ended(self, name: str, code: int, final: bool) -> None:
+        hosted = self._hosted.get(name)
+        if hosted is None or hosted.post.released:
+            return
+        was, hosted.running = hosted.running, False
+        self._fail_requests(name, f"{name} has ended")
+        self._events.tell("component", name, "up" if was else "starting", "failed" if final else "down", told(code))
+
+    # Messages
+
+    def _heard(self, name: str, message: Message) -> None:
+        hosted = self._hosted.get(name)
+        if hosted is None:
+            return
+        match message:
+            case Started():
+                hosted.running = True
+                if hosted.post.restarts:
+                    self._events.tell("component", name, "down", "up", "started again")
+                elif name in self._reserves:
+                    self._reserves[name].fill()
+            case Emit():
+                self._take_event(name, hosted, message)
+            case Publish(data):
+                hosted.snapshot = data
+                if "admin" in self._hosted and name != "admin":
+                    self._hosted["admin"].post.send(Snapshot(name, data))
+            case Ask():
+                self._forward(name, hosted, message)
+            case Reply(number, ok, result):
+                _, future = self._waiting.get(number, ("", None))
+                if future is not None and not future.done():
+                    if ok:
+                        future.set_result(result)
+                    else:
+                        future.set_exception(ControlError(str(result)))
+            case _:
+                assert hosted.post.child is not None
+                hosted.post.child.disown(f"said {type(message).__name__}, which no such process says")
+
+    def _take_event(self, name: str, hosted: Hosted, message: Emit) -> None:
+        now = self._loop.time()
+        hosted.tokens = min(float(EVENT_BURST), hosted.tokens + (now - hosted.filled) * EVENT_RATE)
+        hosted.filled = now
+        if hosted.tokens < 1:
+            return
+        hosted.tokens -= 1
+        try:
+            self._events.take(message.read())
+        except ProtocolError as error:
+            assert hosted.post.child is not None
+            hosted.post.child.disown(str(error))
+
+    def notify(self, event: Event) -> None:
+        """Tell admin and alert what happened."""
+        for name in TOLD:
+            if name in self._hosted:
+                self._hosted[name].post.send(Notice(list(event)))
+
+    def tell_facts(self, facts: dict[str, Any]) -> None:
+        """Let admin know what the supervisor knows."""
+        self._facts = facts
+        if "admin" in self._hosted:
+            self._hosted["admin"].post.send(Snapshot("", facts))
+
+    # Requests
+
+    async def request(self, name: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
+        """Ask a process; ControlError when it does not run here, refuses, ends, or is late."""
+        hosted = self._hosted.get(name)
+        if hosted is None or not hosted.running:
+            known = ", ".join(sorted(one for one, each in self._hosted.items() if each.running)) or "none"
+            raise ControlError(f"{name} does not run on this host (running: {known})")
+        if len(self._waiting) >= WAITING:
+            raise ControlError("too many requests at once")
+        number = next(self._numbers)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting[number] = name, future
+        try:
+            hosted.post.send(Ask(number, "", verb, dict(arguments), timeout))
+            async with asyncio.timeout(timeout + 0.5):      # it tells of its own lateness first
+                return await future
+        except TimeoutError:
+            raise ControlError(f"{name}: no answer to {verb} within {timeout:g} s") from None
+        finally:
+            del self._waiting[number]
+
+    def _fail_requests(self, name: str, reason: str) -> None:
+        for asked, future in self._waiting.values():
+            if asked == name and not future.done():
+                future.set_exception(ControlError(reason))
+
+    def _forward(self, name: str, hosted: Hosted, ask: Ask) -> None:
+        if not find(name).asks:
+            hosted.post.send(Reply(ask.number, False, f"{name} asks nobody"))
+        elif len(self._tasks) >= WAITING:
+            hosted.post.send(Reply(ask.number, False, "too many requests at once"))
+        else:
+            task = self._loop.create_task(self._ask_for(hosted, ask))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _ask_for(self, hosted: Hosted, ask: Ask) -> None:
+        try:
+            if ask.kind:
+                result = await self.request(ask.kind, ask.verb, ask.arguments, ask.timeout)
+            else:
+                result = self._verbs(ask.verb, ask.arguments)
+            hosted.post.send(Reply(ask.number, True, result))
+        except ControlError as error:
+            hosted.post.send(Reply(ask.number, False, str(error)))
+
+    # Status
+
+    def status(self) -> dict[str, Any]:
+        """Every process by name: pid, restarts, whether it runs, and what it published."""
+        return {name: {"pid": hosted.post.pid, "running": hosted.running, "restarts": hosted.post.restarts,
+                       "published": hosted.snapshot} for name, hosted in sorted(self._hosted.items())}
+
+
+def _wanted(config: Config) -> list[str]:
+    """The kinds of processes that a host with this configuration runs."""
+    return [*(name for name in CORE if name != "worker"),
+            *(name for name, record in sorted(components().items())
+              if name in config.roles and record.wanted(getattr(config, name)))]
+
+
+def _services(config: Config) -> list[Any]:
+    return [(service.name, [str(address) for address in service.listen],
+             [(server.name, str(server.address), server.weight, str(server.source or ""))
+              for server in service.servers]) for service in config.services]
