@@ -31,7 +31,7 @@ from balancer.datapath.wire cimport (
 from balancer.schedule.base cimport NO_SERVER, Scheduler
 from balancer.table.layout cimport (
     DROP_BACKLOG_FULL, DROP_NO_SERVER, DROP_TABLE_FULL, DROP_UNSENT, IGNORE_LATE, IGNORE_NOT_RESPONSE, IGNORE_SHORT,
-    IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, LATENCY_BUCKETS, MAX_SERVERS, RCODE_OTHER, RowServer, RowService, add,
+    IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER, RowServer, add,
     check, load, store,
 )
 from balancer.table.table cimport latency_bounds_ns
@@ -388,10 +388,10 @@ cdef class Back:
     cdef void read_errors(self, uint32_t socket) noexcept nogil:
         """Empty a socket's error queue. An error counts only if it quotes a query in flight on this very socket."""
         cdef Returned returned
-        cdef int leg, entry, descriptor = self._descriptor(socket)
+        cdef int leg, descriptor = self._descriptor(socket)
         cdef RowServer *row = &self.rows[socket // MAX_SOCKETS % MAX_SERVERS]
         cdef Query *query
-        for entry in range(ERRORS_PER_LOOK):
+        for _ in range(ERRORS_PER_LOOK):
             if not read_error(descriptor, &returned):
                 return
             if not returned.remote:

@@ -176,7 +176,7 @@ cdef class Slots(Region):
         self.newest[query.service] = number
 
     cdef int claim(self, int service, uint64_t now) noexcept nogil:
-        """A record for a query received at `now`, or NONE when all are in use; the caller fills it, then opens a leg."""
+        """A record for a query received at `now`, or NONE when all are in use. The caller fills it and opens a leg."""
         global _live
         cdef int number
         cdef Query *query

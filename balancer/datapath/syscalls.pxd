@@ -15,6 +15,7 @@ cdef extern from *:
     #include <linux/sock_diag.h>
     #include <sys/epoll.h>
     #include <sys/mman.h>
+    #include <sys/prctl.h>
     #include <sys/random.h>
     #include <sys/socket.h>
     #include <sys/uio.h>
@@ -30,7 +31,17 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &now);
         return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     }
+
+    static inline void ns7_nap(uint64_t ns) {
+        struct timespec rest = {0, (long)ns};
+        nanosleep(&rest, NULL);
+    }
+
+    /* The kernel may make each sleep 50 us longer unless it is told otherwise (prctl(2)). */
+    static inline void ns7_exact_naps(void) { prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); }
     """
+    void nap "ns7_nap"(uint64_t ns) noexcept nogil
+    void exact_naps "ns7_exact_naps"() noexcept nogil
     uint64_t monotonic_ns "ns7_monotonic_ns"() noexcept nogil
 
 cdef extern from "<sys/uio.h>" nogil:

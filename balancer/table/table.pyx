@@ -16,7 +16,7 @@ from balancer.errors import LayoutError
 
 from balancer.table.layout cimport (
     DROPS, IGNORES, LATENCY_BUCKETS, LAYOUT_VERSION, MAX_SERVERS, MAX_SERVICES, NAME_BYTES, RCODES, SERVER_FREE,
-    SERVER_PRESENT, SERVER_REMOVED, SERVICE_FREE, SERVICE_PRESENT, SERVICE_REMOVED, add, load, load_acquire, store,
+    SERVER_PRESENT, SERVER_REMOVED, SERVICE_PRESENT, SERVICE_REMOVED, add, load, load_acquire, store,
     store_release,
 )
 
