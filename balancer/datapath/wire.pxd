@@ -67,11 +67,12 @@ cdef inline bint same_question(const uint8_t *one, const uint8_t *other, int end
 cdef inline bint answers_question(const uint8_t *answer, int size, const uint8_t *query, int end) noexcept nogil:
     """Whether `answer` is one to `query`, whose first question ends at `end` (0: it had none that can be read).
 
-    A bare header is taken from a server that refuses or fails (FORMERR, SERVFAIL, NOTIMP, REFUSED), from no other.
+    A bare header is taken from a server that refuses or fails (FORMERR, SERVFAIL, NOTIMP, REFUSED), and as the answer
+    to an UPDATE, whose sections may be left out (RFC 2136 §3.8); from no other.
     """
     cdef int rcode
     if questions_of(answer) == 0:
         rcode = rcode_of(answer)
-        return end == 0 or rcode == 1 or rcode == 2 or rcode == 4 or rcode == 5
+        return end == 0 or opcode_of(query) == OPCODE_UPDATE or rcode == 1 or rcode == 2 or rcode == 4 or rcode == 5
     return end == 0 or (questions_of(answer) == questions_of(query) and end <= size
                         and same_question(answer, query, end))

@@ -37,6 +37,8 @@ class Settings:
     admit: Mapping[str, Sequence[str]] = field(default_factory=dict)
     workers: int = 1
     inflight_max: int | None = None
+    worker_timeout: str = "1s"
+    more: str = ""  # further sections, as they stand in the file
 
     def text(self, control: Path) -> str:
         """The TOML file, the control socket at `control`."""
@@ -53,6 +55,7 @@ class Settings:
             service += [f"{kind} = {_strings(prefixes)}" for kind, prefixes in self.admit.items()]
         servers = [server if isinstance(server, Server) else Server(server) for server in self.servers]
         process = ["[process]", f"workers = {self.workers}", f'state_dir = "{control.parent}/state"']
+        process += [f'worker_timeout = "{self.worker_timeout}"']
         process += [f"inflight_max = {self.inflight_max}"] if self.inflight_max is not None else []
         return "\n".join(
             [
@@ -61,6 +64,7 @@ class Settings:
                 *process,
                 "[admin]",
                 f'socket = "{control}"',
+                self.more,
                 "",
             ]
         )

@@ -48,6 +48,20 @@ def tree(pid: int) -> dict[int, int]:
     return members
 
 
+def children_of(pid: int) -> list[int]:
+    """The pids of its direct children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def role(pid: int) -> str:
+    """What a child of the supervisor is: "worker", "admin", …; "" for anything else."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return words[words.index(b"--role") + 1].decode() if b"--role" in words else ""
+
+
 def survivors(members: dict[int, int]) -> list[int]:
     return [pid for pid, born in members.items() if alive(pid) and (stat(pid) or ("", 0, 0))[2] == born]
 
