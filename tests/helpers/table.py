@@ -1,0 +1,47 @@
+"""A server table in memfds, as the supervisor makes it, with counters that a test fills with any numbers."""
+
+from __future__ import annotations
+
+import os
+import random
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from balancer.table.table import ConfigTable, Row, allocate, config_size, read_only, row_size
+from balancer.table.view import TableView
+
+
+class Table:
+    """Services with servers of weight 1; `view` is what another process sees. A context manager."""
+
+    def __init__(self, services: Mapping[str, Sequence[str]], workers: int = 1) -> None:
+        count = len(services)
+        self.config_fd = allocate("test-config", config_size(count))
+        self.row_fds = [allocate("test-row", row_size(count)) for _ in range(workers)]
+        self.view_fds = [read_only(descriptor) for descriptor in (self.config_fd, *self.row_fds)]
+        self.config = ConfigTable(self.config_fd, True, count)
+        for descriptor in self.row_fds:
+            Row(descriptor, True, count)
+        for number, (name, servers) in enumerate(services.items()):
+            self.config.set_service(number, name, "wlc", 2_000_000_000)
+            for slot, server in enumerate(servers):
+                self.config.add_server(number, slot, server, f"192.0.2.1:{slot + 1}", 1)
+        self.config.publish()
+        config, *rows = self.view_fds
+        self.view = TableView(ConfigTable(config), [Row(row) for row in rows])
+
+    def fill(self, seed: int) -> None:
+        """Put a different number, all sums of which are exact in a double, into every counter of every row."""
+        words = random.Random(seed)
+        start = row_size(0)             # the header
+        for descriptor in self.row_fds:
+            size = os.fstat(descriptor).st_size - start
+            os.pwrite(descriptor, array("Q", (words.getrandbits(32) for _ in range(size // 8))).tobytes(), start)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for descriptor in (self.config_fd, *self.row_fds, *self.view_fds):
+            os.close(descriptor)
