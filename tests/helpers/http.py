@@ -68,7 +68,8 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(address: Address, *, source: str | None = None, receive: int | None = None) -> AsyncIterator[Client]:
+async def connected(address: Address, *, source: str | None = None,
+                    receive: int | None = None) -> AsyncIterator[Client]:
     """A connection, from `source`, with a receive buffer of so many bytes."""
     sock = socket.socket(family(address[0]), socket.SOCK_STREAM)
     sock.setblocking(False)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,7 @@ from balancer.component import Component
 from tests.helpers.http import Answer, ask, parse
 from tests.unit.balancer.admin.conftest import FACTS, Start, eventually
 
+PAGE = Path(__file__).parents[4] / "docs" / "http.md"
 PATHS = ("/healthz", "/readyz", "/metrics", "/api/v1/status")
 
 
@@ -59,6 +64,21 @@ async def test_status_is_facts_and_table(start: Start) -> None:
     for number, service in enumerate(services):
         service["listen"] = [f"192.0.2.{number + 1}:53"]
     assert answer.json() == {**FACTS, "services": services}
+
+
+def shape(value: Any) -> Any:
+    """The keys, without the values; all items of a list have the same."""
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items()}
+    return [shape(item) for item in value[:1]] if isinstance(value, list) else type(value)
+
+
+async def test_documented_status_looks_like_ours(start: Start) -> None:
+    (example,) = (json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+                  if "services" in block)
+    facts = {key: value for key, value in example.items() if key != "services"}
+    told = (await (await start({"ns7": ["ns7c1", "ns7c2"]}, facts=facts)).get("/api/v1/status")).json()
+    assert shape(example) == shape(told)
 
 
 async def test_every_read_is_fresh(start: Start) -> None:
