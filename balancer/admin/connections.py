@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 
 from aiohttp import web
 
@@ -19,7 +20,8 @@ MOST_CONNECTIONS = 1100
 PATIENCE = 20.0
 SWEEP = 1.0                 # seconds between two looks for connections idle too long
 LONGEST_LINE = 4096         # bytes of a request line, and of a header
-MOST_HEADERS = 32
+MOST_HEADERS = 64
+MOST_AHEAD = 32 << 10       # bytes that a client may send before the request they belong to is answered
 LINGER = 2.0                # seconds that a request's body, which nobody wants, is read away
 
 Network = IPv4Network | IPv6Network
@@ -79,8 +81,10 @@ class Connections(web.Server):
             transport.abort()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        handler: web.RequestHandler = request.protocol
+        handler = request.protocol
+        assert isinstance(handler, Connection)
         self._idle.pop(handler, None)
+        handler.ahead = 0
         try:
             response = await (self._page(request) if self._allowed(handler) else self._forbidden(request))
             try:
@@ -108,7 +112,17 @@ class Connections(web.Server):
 class Connection(web.RequestHandler):
     """One connection. Its errors are told in our words; logged are ours, never a client's."""
 
-    __slots__ = ()
+    __slots__ = ("ahead",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ahead = 0                          # bytes received since the last request began to be answered
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.ahead += len(data)
+        if self.ahead > MOST_AHEAD and self.transport is not None:
+            self.transport.abort()
 
     def handle_error(self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None,
                      message: str | None = None) -> web.StreamResponse:

@@ -146,6 +146,19 @@ async def test_malformed_requests(start: Start, what: str, caplog: pytest.LogCap
     await serves(admin)
 
 
+async def test_what_a_client_sends_ahead_is_bounded(start: Start) -> None:
+    """Headers that are each all right and never end; and what is pipelined while an answer is not taken."""
+    admin = await start()
+    for data in (REQUEST[:-2] + b"".join(b"X%d: %s\r\n" % (number, b"a" * 1000) for number in range(60)),
+                 b"GET /api/v1/events HTTP/1.1\r\nHost: test\r\n\r\n" + REQUEST * 2000):
+        async with connected(admin.where) as client:
+            for begin in range(0, len(data), 1000):
+                with contextlib.suppress(ConnectionError):
+                    await client.send(data[begin:begin + 1000])
+            await client.read_all()
+    await serves(admin)
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_random_bytes(start: Start) -> None:
     admin = await start()
@@ -190,7 +203,7 @@ async def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
     async with connected(admin.where) as client:
         paths = [b"/healthz", b"/nothing", b"/readyz"] * 40
         await client.send(b"".join(b"GET " + path + b" HTTP/1.1\r\nHost: test\r\n\r\n" for path in paths))
-        seen = []
+        seen: list[bytes] = []
         while len(seen) < len(paths):
             head = await client.read_until(b"\r\n\r\n")
             seen.append(head.split()[1])
