@@ -28,13 +28,13 @@ Network = IPv4Network | IPv6Network
 
 
 class Connections(web.Server):
-    """The factory of protocols that a listening socket is given."""
+    """The factory of protocols that a listening socket is given; nobody is served before `allow`."""
 
-    def __init__(self, page: Page, allow: Iterable[Network]) -> None:
+    def __init__(self, page: Page) -> None:
         super().__init__(
             self._serve, handler_cancellation=True, access_log=None, max_line_size=LONGEST_LINE,
             max_field_size=LONGEST_LINE, max_headers=MOST_HEADERS, lingering_time=LINGER, auto_decompress=False)
-        self._allow = tuple(allow)
+        self._allow: tuple[Network, ...] = ()
         self._page = page
         self._open: dict[web.RequestHandler, asyncio.Transport] = {}
         self._idle: dict[web.RequestHandler, float] = {}        # since when; the longest first
@@ -61,8 +61,10 @@ class Connections(web.Server):
 
     def _sweep(self) -> None:
         long_ago = self._loop.time() - PATIENCE
-        while self._idle and (oldest := next(iter(self._idle))) and self._idle[oldest] <= long_ago:
-            self._cut(oldest)
+        for handler, since in list(self._idle.items()):
+            if since > long_ago:
+                break
+            self._cut(handler)
         self._sweeping = self._loop.call_later(SWEEP, self._sweep)
 
     def allow(self, networks: Iterable[Network]) -> None:

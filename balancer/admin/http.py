@@ -6,7 +6,7 @@ What takes long for many servers is built in a thread, so that other pages and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from aiohttp import web
@@ -15,7 +15,6 @@ from balancer.admin import metrics
 from balancer.admin.events import Events
 from balancer.admin.replies import HEADERS, json_bytes, problem, reply
 from balancer.admin.snapshots import Snapshots
-from balancer.component import Service
 from balancer.table.view import TableView
 
 MOST_STREAMS = 200
@@ -47,8 +46,7 @@ class Shared(Generic[T]):
 class Pages:
     """Answers GET and HEAD; anything else, and any path that is not one of these, is a problem told as JSON."""
 
-    def __init__(self, table: TableView, services: Sequence[Service], snapshots: Snapshots, events: Events) -> None:
-        self.services = services
+    def __init__(self, table: TableView, snapshots: Snapshots, events: Events) -> None:
         self._table, self._snapshots, self._events = table, snapshots, events
         self._streams = 0
         self._status = Shared(lambda: json_bytes(self.status()))
@@ -69,11 +67,11 @@ class Pages:
         return await page(request)
 
     def status(self) -> dict[str, Any]:
-        """The supervisor's facts, every service and server, and what components add."""
-        listen = {service.name: list(service.listen) for service in self.services}
-        views = [{**view, "listen": listen.get(view["name"], [])} for view in self._table.services()]
-        components = self._snapshots.status()
-        return {**self._snapshots.supervisor, "services": views, **({"components": components} if components else {})}
+        """The supervisor's facts, what components add, every service and server."""
+        facts = self._snapshots.supervisor
+        listen = facts.get("listen", {})
+        return {**facts, "components": self._snapshots.status(), "services": [
+            {**view, "listen": listen.get(view["name"], [])} for view in self._table.services()]}
 
     def obstacles(self) -> list[str]:
         """Why this host cannot serve; nothing when it can."""

@@ -89,11 +89,8 @@ class TableCollector(Collector):
             told = server["latency"]
             latency.add_metric((*names, "udp"), list(told["buckets"].items()), told["sum"])
         yield latency
-        restarts = CounterMetricFamily("ns7_worker_restarts_total", "Worker processes started again.",
-                                       labels=("worker",))
-        for worker in self._snapshots.supervisor.get("workers", ()):
-            restarts.add_metric((str(worker["worker"]),), worker["restarts"])
-        yield restarts
+        yield CounterMetricFamily("ns7_worker_restarts_total", "Worker processes replaced since the start.",
+                                  value=self._snapshots.supervisor.get("worker_restarts", 0))
         build = GaugeMetricFamily("ns7_build_info", "The running version; always 1.", labels=("version",))
         build.add_metric((__version__,), 1)
         yield build

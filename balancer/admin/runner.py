@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from balancer.admin.connections import Connections
 from balancer.admin.events import Events
 from balancer.admin.http import Pages
-from balancer.admin.snapshots import Snapshots, installed
-from balancer.component import Host, Service
-
-if TYPE_CHECKING:
-    from balancer.config import Admin, Endpoint
+from balancer.admin.snapshots import Snapshots
+from balancer.component import Host, Service, components
+from balancer.config import Admin, Endpoint
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0     # seconds
 STOP_GRACE = 1.0                        # seconds that running answers may take at the end
@@ -78,22 +75,21 @@ class Listeners:
 async def main(host: Host) -> None:
     """Serve until told to stop."""
     stopped = asyncio.Event()
-    snapshots = Snapshots(installed(), host.log)
-    events = Events(host.snapshot.get("events", ()), lambda kept: host.channel.publish({"events": kept}))
-    pages = Pages(host.table, host.services, snapshots, events)
-    connections = Connections(pages.answer, host.config.allow)
+    snapshots = Snapshots(components().values(), host.log)
+    events = Events()
+    connections = Connections(Pages(host.table, snapshots, events).answer)
     listeners = Listeners(connections, host.log)
 
-    def on_config(config: Admin, services: tuple[Service, ...]) -> None:
-        pages.services = services
+    def on_config(section: Admin | None, _: tuple[Service, ...] = ()) -> None:
+        config = section or Admin()
         connections.allow(config.allow)
         listeners.apply(config.listen)
 
+    on_config(host.config)
     host.channel.on_config(on_config)
     host.channel.on_event(events.add)
     host.channel.on_snapshot(snapshots.on_snapshot)
     host.channel.on_stop(stopped.set)
-    listeners.apply(host.config.listen)
     await stopped.wait()
     listeners.apply(())
     events.close()

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
-from balancer.component import ENTRY_POINTS, Component
+from balancer.component import Component
 
 Shower = Callable[[Mapping[str, Any]], Any]
 
 
 class Snapshots:
-    """The newest snapshot of each process; a component whose functions fail is told once and left out."""
+    """The newest snapshot of each process. A component whose function fails is told once, and left out."""
 
     def __init__(self, components: Iterable[Component], log: Callable[[str], None]) -> None:
         self.supervisor: Mapping[str, Any] = {}
@@ -26,10 +25,9 @@ class Snapshots:
         self._status: dict[str, Shower] = {}
         self._metrics: dict[str, Shower] = {}
         for component in components:
-            for names, functions in ((component.status, self._status), (component.metrics, self._metrics)):
-                if names:
-                    module, _, function = names.partition(":")
-                    functions[component.name] = getattr(import_module(module), function)
+            self._status[component.name] = _find(component.status) if component.status else dict
+            if component.metrics:
+                self._metrics[component.name] = _find(component.metrics)
 
     def on_snapshot(self, name: str, snapshot: Mapping[str, Any]) -> None:
         """Keep it; the name "" is the supervisor's."""
@@ -39,7 +37,7 @@ class Snapshots:
             self.supervisor = snapshot
 
     def status(self) -> dict[str, Any]:
-        """By component, what its status function says."""
+        """By component, what its status function says; what it published, where it has none."""
         return self._shown(self._status, dict)
 
     def metrics(self) -> list[Any]:
@@ -49,11 +47,11 @@ class Snapshots:
     def _shown(self, functions: Mapping[str, Shower], whole: Callable[[Any], Any]) -> dict[str, Any]:
         shown = {}
         for name, function in functions.items():
-            if name not in self._latest:
+            if not self._latest.get(name):          # it does not run here, or has published nothing yet
                 continue
             try:
                 shown[name] = whole(function(self._latest[name]))
-            except Exception as error:      # another team's code: its bug must not take everybody's metrics away
+            except Exception as error:      # a component's bug must not take everybody's status and metrics away
                 failure = f"{name}: {function.__module__}.{function.__name__} failed: {error!r}"
                 if failure not in self._failures:
                     self._failures.add(failure)
@@ -61,6 +59,7 @@ class Snapshots:
         return shown
 
 
-def installed() -> list[Component]:
-    """The records of the components that are installed."""
-    return [entry.load() for entry in entry_points(group=ENTRY_POINTS)]
+def _find(name: str) -> Shower:
+    module, _, function = name.partition(":")
+    found: Shower = getattr(import_module(module), function)
+    return found

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from balancer.admin.runner import main
-from balancer.component import Event, Host, Server, Service
+from balancer.component import Event, Host
 from balancer.config import Admin as Section
 from tests.helpers.http import Answer, connected, get
 from tests.helpers.link import MemoryLink
@@ -20,8 +20,8 @@ from tests.helpers.ports import address, free_port
 from tests.helpers.table import Table
 from tests.helpers.waiting import PATIENCE
 
-FACTS = {"version": "1.2.3", "pid": 4711, "generation": 1, "ready": True,
-         "workers": [{"worker": 0, "pid": 4712, "restarts": 3}, {"worker": 1, "pid": 4713, "restarts": 0}]}
+FACTS = {"version": "1.2.3", "pid": 4711, "generation": 1, "ready": True, "worker_restarts": 3,
+         "listen": {"dns": ["192.0.2.1:53"], "one": ["192.0.2.2:53", "[2001:db8::2]:53"]}}
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -53,15 +53,11 @@ async def accepts(where: tuple[str, int]) -> bool:
 class Admin:
     """One running admin process; `where` is its (first) address."""
 
-    def __init__(self, table: Table, listen: Sequence[str], allow: Sequence[str], snapshot: Mapping[str, Any]) -> None:
+    def __init__(self, table: Table, listen: Sequence[str], allow: Sequence[str]) -> None:
         self.table, self.link, self.lines = table, MemoryLink(), list[str]()
         self.section = Section(listen=tuple(listen), allow=tuple(allow))
-        self.services = tuple(
-            Service(table.config.service_name(number), (f"192.0.2.{number + 1}:53",), tuple(
-                Server(entry.name, entry.address, entry.weight, "") for entry in table.config.servers(number)))
-            for number in range(table.config.services))
-        host = Host(self.section, "test", self.services, table.view, self.link, snapshot, {}, time.monotonic,
-                    self.lines.append, "/nonexistent")
+        host = Host(self.section, "test", (), table.view, self.link, {}, {}, time.monotonic, self.lines.append,
+                    "/nonexistent")
         self.task = asyncio.create_task(main(host))
 
     @property
@@ -76,7 +72,7 @@ class Admin:
         """What a reload with a changed [admin] does."""
         self.section = Section(**{"listen": tuple(map(str, self.section.listen)),
                                   "allow": tuple(map(str, self.section.allow)), **changes})
-        self.link.tell("config", self.section, self.services)
+        self.link.tell("config", self.section, ())
 
     def happen(self, ident: int, reason: str = "") -> None:
         self.link.tell("event", Event(1e9 + ident, "server", "dns/a", "up", "down", reason, str(ident)))
@@ -98,10 +94,10 @@ async def start() -> AsyncIterator[Start]:
         async def make(
             services: Mapping[str, Sequence[str]] | None = None, *, workers: int = 1,
             listen: Sequence[str] | None = None, allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
-            facts: Mapping[str, Any] = FACTS, snapshot: Mapping[str, Any] | None = None,
+            facts: Mapping[str, Any] = FACTS,
         ) -> Admin:
             table = stack.enter_context(Table(services or {"dns": ["a", "b"]}, workers))
-            admin = Admin(table, listen or [address("127.0.0.1", free_port())], allow, snapshot or {})
+            admin = Admin(table, listen or [address("127.0.0.1", free_port())], allow)
             stack.push_async_callback(admin.stop)
             await asyncio.sleep(0)
             admin.link.tell("snapshot", "", facts)

@@ -153,27 +153,3 @@ async def test_the_end_ends_streams(start: Start) -> None:
         await admin.stop()
         for stream in (one, two):
             assert (await stream.client.read_all()).endswith(b"0\r\n\r\n")
-
-
-async def test_the_successor_has_the_same_events(start: Start) -> None:
-    first = await start()
-    for number in range(1, 1501):
-        first.happen(number)
-    await first.stop()
-    kept = json.loads(json.dumps(first.link.published[-1]))
-    second = await start(snapshot=kept)
-    second.happen(1501)
-    async with follow(second, "1400") as stream:
-        assert await stream.ids(101) == list(range(1401, 1502))
-
-
-async def test_what_is_kept_is_bounded_and_saved_now_and_then(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "KEEP_EVERY", 0.1)
-    admin = await start()
-    for number in range(1, 1001):
-        admin.happen(number, "x" * 10_000)
-    await eventually("saved", lambda: admin.link.published)
-    assert len(admin.link.published) == 1, "not once per event"
-    kept = admin.link.published[0]
-    assert len(json.dumps(kept)) < 1 << 20, "the most that a snapshot may have"
-    assert kept["events"][-1][0] == "1000"

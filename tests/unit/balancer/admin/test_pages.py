@@ -47,7 +47,7 @@ async def test_ready_when_the_supervisor_says_so(start: Start) -> None:
 
 async def test_ready_needs_a_server_in_every_service(start: Start) -> None:
     admin = await start({"one": ["a", "b"], "two": ["c", "d"]})
-    admin.table.config.set_weight(1, 0, 0)
+    admin.table.config.set_weight(1, 0, 0, 0)
     assert (await admin.get("/readyz")).status == 200
     admin.table.config.remove_server(1, 1)
     detail = told(await admin.get("/readyz"), 503)
@@ -60,10 +60,9 @@ async def test_status_is_facts_and_table(start: Start) -> None:
     admin.table.fill(1)
     answer = await admin.get("/api/v1/status")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-    services = admin.table.view.services()
-    for number, service in enumerate(services):
-        service["listen"] = [f"192.0.2.{number + 1}:53"]
-    assert answer.json() == {**FACTS, "services": services}
+    one, two = admin.table.view.services()
+    one["listen"], two["listen"] = FACTS["listen"]["one"], []
+    assert answer.json() == {**FACTS, "components": {}, "services": [one, two]}
 
 
 def shape(value: Any) -> Any:
@@ -74,9 +73,10 @@ def shape(value: Any) -> Any:
 
 
 async def test_documented_status_looks_like_ours(start: Start) -> None:
+    """The table's part; the supervisor's stands in the scenario."""
     (example,) = (json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
                   if "services" in block)
-    facts = {key: value for key, value in example.items() if key != "services"}
+    facts = {key: value for key, value in example.items() if key not in ("services", "components")}
     told = (await (await start({"ns7": ["ns7c1", "ns7c2"]}, facts=facts)).get("/api/v1/status")).json()
     assert shape(example) == shape(told)
 
@@ -95,15 +95,17 @@ def shown(snapshot: dict[str, int]) -> dict[str, int]:
 
 
 async def test_status_of_components(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = [Component(name, "", "", status=f"{__name__}:shown") for name in ("here", "silent", "broken")]
-    monkeypatch.setattr(runner, "installed", lambda: records)
+    records = {name: Component(name, "", "", status=f"{__name__}:shown") for name in ("here", "silent", "broken")}
+    records["plain"] = Component("plain", "", "")
+    monkeypatch.setattr(runner, "components", lambda: records)
     admin = await start()
-    assert "components" not in (await admin.get("/api/v1/status")).json()
-    admin.link.tell("snapshot", "here", {"number": 21})
-    admin.link.tell("snapshot", "broken", {})
-    admin.link.tell("snapshot", "unknown", {"number": 1})
+    assert (await admin.get("/api/v1/status")).json()["components"] == {}
+    for name, snapshot in (("here", {"number": 21}), ("broken", {"other": 1}), ("plain", {"number": 2}), ("silent", {}),
+                           ("alert", {"number": 3})):
+        admin.link.tell("snapshot", name, snapshot)
     for _ in range(2):
-        assert (await admin.get("/api/v1/status")).json()["components"] == {"here": {"doubled": 42}}
+        assert (await admin.get("/api/v1/status")).json()["components"] == {
+            "here": {"doubled": 42}, "plain": {"number": 2}}
     (line,) = admin.lines
     assert "broken" in line
 
