@@ -37,6 +37,7 @@ class Settings:
     admit: Mapping[str, Sequence[str]] = field(default_factory=dict)
     workers: int = 1
     inflight_max: int | None = None
+    http: Sequence[str] = ()
 
     def text(self, control: Path) -> str:
         """The TOML file, the control socket at `control`."""
@@ -61,6 +62,7 @@ class Settings:
                 *process,
                 "[admin]",
                 f'socket = "{control}"',
+                f"listen = {_strings(self.http)}",
                 "",
             ]
         )
