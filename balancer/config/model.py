@@ -116,8 +116,14 @@ class Process(Section):
 
 
 class Admin(Section):
-    """How this host's ns7 is operated."""
+    """How this host's ns7 is operated and looked at."""
 
+    listen: tuple[Listen, ...] = Field(
+        default=("127.0.0.1:8053",), validate_default=True,
+        description="Where the status, the events and the metrics are served over HTTP; an empty list = nowhere.")
+    allow: Prefixes = Field(
+        default=("127.0.0.0/8", "::1/128"), validate_default=True,
+        description="Clients that may read them; others get 403.")
     socket: Annotated[str, PlainValidator(SOCKET_PATH)] = Field(
         default="/run/ns7/control.sock",
         description="Control socket; its file permissions are the access control.")
@@ -136,7 +142,7 @@ class Config(Section):
     services: tuple[Service, ...] = Field(
         alias="service", min_length=1, max_length=SERVICES_MAX, description="What is balanced.")
     process: Process = Field(default=Process(), description="The processes of this host.")
-    admin: Admin = Field(default=Admin(), description="How this host's ns7 is operated.")
+    admin: Admin = Field(default=Admin(), description="How this host's ns7 is operated and looked at.")
 
     # Not settings of the file's top level: filled in by load().
     _node: str = PrivateAttr("")

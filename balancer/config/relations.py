@@ -7,10 +7,11 @@ a value that is itself wrong is passed over here, as its own rule reports it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 from balancer.config.positions import Path
-from balancer.config.values import ADDRESS, LISTEN, NAME, SERVER, Endpoint, Rule
+from balancer.config.values import ADDRESS, LISTEN, NAME, PREFIX, SERVER, Endpoint, Rule
 
 Finding = tuple[Path, str]
 
@@ -64,6 +65,28 @@ def _swallowed(listen: dict[Endpoint, tuple[int, int]]) -> Iterator[Finding]:
             yield ("service", index, "listen", number), f"is taken by {every} of another service ({other})"
 
 
+def _items(table: dict[str, Any], key: str) -> list[Any]:
+    value = table.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _admin(admin: dict[str, Any], ours: dict[Endpoint, str]) -> Iterator[Finding]:
+    """HTTP listens on TCP, and so do the services."""
+    allow = [_valid(PREFIX, item) for item in _items(admin, "allow")]
+    outside = None in allow or any(not prefix.is_loopback for prefix in allow)
+    seen = dict(ours)
+    for number, item in enumerate(_items(admin, "listen")):
+        path: Path = ("admin", "listen", number)
+        endpoint = _valid(LISTEN, item)
+        if endpoint is None:
+            continue
+        here = f"admin.listen[{number}]"
+        if seen.setdefault(endpoint, here) != here:
+            yield path, f"is already listened on ({seen[endpoint]})"
+        elif not (outside or endpoint.host in WILDCARDS or ip_address(endpoint.host).is_loopback):
+            yield path, 'would answer nobody: admin.allow has no prefix beyond loopback, such as "192.0.2.0/24"'
+
+
 def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
     """Each setting that contradicts another one, with what is wrong with it."""
     names: dict[str, int] = {}
@@ -73,8 +96,7 @@ def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
         name = _valid(NAME, service.get("name"))
         if name is not None and names.setdefault(name, index) != index:
             yield ("service", index, "name"), f"is already the name of service[{names[name]}]"
-        items = service.get("listen")
-        for number, item in enumerate(items if isinstance(items, list) else ()):
+        for number, item in enumerate(_items(service, "listen")):
             endpoint = _valid(LISTEN, item)
             here = f"service[{index}].listen[{number}]"
             if endpoint is not None and listen.setdefault(endpoint, here) != here:
@@ -84,3 +106,5 @@ def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
     yield from _swallowed(first)
     for index, service in _tables(document, "service"):
         yield from _servers(service, ("service", index), listen)
+    admin = document.get("admin")
+    yield from _admin(admin if isinstance(admin, dict) else {}, listen)

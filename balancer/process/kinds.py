@@ -34,6 +34,8 @@ class Kind(NamedTuple):
 HOSTED = "balancer.process.hosting:main"
 CORE = {
     "worker": Kind("ns7 worker", "balancer.process.worker:main", spare=True),
+    "admin": Kind("ns7 admin", HOSTED, "balancer.admin.runner:main", "admin", "balancer.config.model:Admin",
+                  Rights(("NET_BIND_SERVICE",))),
 }
 
 

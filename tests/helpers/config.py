@@ -39,6 +39,7 @@ class Settings:
     inflight_max: int | None = None
     worker_timeout: str = "1s"
     more: str = ""  # further sections, as they stand in the file
+    http: Sequence[str] = ()
 
     def text(self, control: Path) -> str:
         """The TOML file, the control socket at `control`."""
@@ -64,6 +65,7 @@ class Settings:
                 *process,
                 "[admin]",
                 f'socket = "{control}"',
+                f"listen = {_strings(self.http)}",
                 self.more,
                 "",
             ]

@@ -18,6 +18,10 @@ B = 'name = "b"\naddress = "192.0.2.2:53"'
 ONE, TWO = '"127.0.0.1:53"', '"127.0.0.2:53"'
 
 
+def admin(listen: str, allow: str = "") -> str:
+    return service("x", ONE, A) + f"[admin]\nlisten = [{listen}]\n" + (f"allow = [{allow}]\n" if allow else "")
+
+
 def test_nothing_wrong() -> None:
     assert problems_of(service("x", ONE, A, B) + service("y", TWO, A, B)) == [], "services may share servers"
     assert problems_of(service("x", '"0.0.0.0:53", "127.0.0.1:53"', A)) == [], "one service, one owner"
@@ -44,10 +48,33 @@ def test_nothing_wrong() -> None:
             "service[0].server[0].source",
         ),
         (service("x", ONE), "service[0].server"),
+        (admin(ONE), "admin.listen[0]"),
+        (admin('"[::1]:80", "[0::1]:80"'), "admin.listen[1]"),
+        (admin('"192.0.2.90:80"'), "admin.listen[0]"),
+        (admin('"127.0.0.1:80", "192.0.2.90:80"', '"127.0.0.1/32"'), "admin.listen[1]"),
     ],
 )
 def test_contradictions(text: str, path: str) -> None:
     assert only_problem(text).path == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        admin(""),
+        admin('"127.0.0.1:53000", "[::1]:53000"'),
+        admin('"0.0.0.0:80"'),
+        admin('"192.0.2.90:80", "[2001:db8::1]:80"', '"192.0.2.0/24"'),
+        admin('"192.0.2.90:80"', '"0.0.0.0/0"'),
+        admin(TWO, '"127.0.0.0/8"'),
+    ],
+)
+def test_admin_may_listen(text: str) -> None:
+    assert problems_of(text) == []
+
+
+def test_a_wrong_allow_is_told_once() -> None:
+    assert only_problem(admin('"192.0.2.90:80"', '"192.0.2.0/99"')).path == "admin.allow[0]"
 
 
 def test_the_other_place_is_told() -> None:

@@ -1,0 +1,109 @@
+"""The metrics of the table and of what processes publish, for Prometheus. Runs in the admin process, in a thread.
+
+One line of `SERVICE` or `SERVER` is one metric. Label values are names of the configuration, protocols, rcodes and
+reasons: their number is bounded. At rest queries = answers + dropped + timeouts + in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from balancer import __version__
+from balancer.admin.snapshots import Snapshots
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+View = Mapping[str, Any]
+Values = Mapping[tuple[str, ...], float]
+
+
+class Line(NamedTuple):
+    """One metric: `values(view)` gives a number for each combination of the label values."""
+
+    name: str
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily]
+    labels: tuple[str, ...]
+    values: Callable[[View], Values]
+    text: str
+
+
+def _udp(key: str) -> Callable[[View], Values]:
+    return lambda view: {("udp",): view[key]}
+
+
+COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
+
+SERVICE = (
+    Line("ns7_queries_total", COUNTER, ("proto",), _udp("queries"), "Queries received from clients."),
+    Line("ns7_answers_total", COUNTER, ("proto",), _udp("answers"), "Answers sent to clients."),
+    Line("ns7_timeouts_total", COUNTER, ("proto",), _udp("timeouts"), "Queries that no server answered in time."),
+    Line("ns7_dropped_total", COUNTER, ("reason",),
+         lambda view: {(reason,): count for reason, count in view["dropped"].items()},
+         "Queries that got no answer for another reason."),
+    Line("ns7_inflight", GAUGE, ("proto",), _udp("inflight"), "Queries forwarded and not yet answered."),
+    Line("ns7_socket_drops_total", COUNTER, (), lambda view: {(): view["socket_drops"]},
+         "Datagrams that the kernel dropped at full listening buffers."),
+)
+
+SERVER = (
+    Line("ns7_server_queries_total", COUNTER, ("proto",), _udp("queries"), "Queries sent to the server."),
+    Line("ns7_server_answers_total", COUNTER, ("proto", "rcode"),
+         lambda view: {("udp", rcode): count for rcode, count in view["answers"].items()},
+         "Answers received from the server."),
+    Line("ns7_server_timeouts_total", COUNTER, ("proto",), _udp("timeouts"),
+         "Queries that the server did not answer in time."),
+    Line("ns7_server_resends_total", COUNTER, ("proto",), _udp("resends"),
+         "Queries sent here because another server did not take them."),
+    Line("ns7_server_refusals_total", COUNTER, ("proto",), _udp("refusals"),
+         "Queries refused by the server's host or network."),
+    Line("ns7_server_inflight", GAUGE, ("proto",), _udp("inflight"), "Queries the server has not answered yet."),
+    Line("ns7_server_up", GAUGE, (), lambda view: {(): view["state"] in ("up", "drained")},
+         "Whether the server counts as alive; a drained one does."),
+    Line("ns7_server_weight", GAUGE, (), lambda view: {(): view["weight"]},
+         "The server's share of the queries; 0 is drained."),
+)
+
+LATENCY = ("ns7_server_latency_seconds", "Time from sending a query to the server until its answer.")
+
+
+class TableCollector(Collector):
+    """Reads everything anew at each `collect`."""
+
+    def __init__(self, services: Callable[[], list[dict[str, Any]]], snapshots: Snapshots) -> None:
+        self._services, self._snapshots = services, snapshots
+
+    def collect(self) -> Iterator[Metric]:
+        services = [((service["name"],), service) for service in self._services()]
+        # A removed server's name may be another's already, and two series of one name spoil the whole scrape.
+        servers = [((service["name"], server["name"]), server) for _, service in services
+                   for server in service["servers"] if server["state"] != "removed"]
+        yield from (_family(line, ("service",), services) for line in SERVICE)
+        yield from (_family(line, ("service", "server"), servers) for line in SERVER)
+        latency = HistogramMetricFamily(*LATENCY, labels=("service", "server", "proto"))
+        for names, server in servers:
+            told = server["latency"]
+            latency.add_metric((*names, "udp"), list(told["buckets"].items()), told["sum"])
+        yield latency
+        yield CounterMetricFamily("ns7_worker_restarts_total", "Worker processes replaced since the start.",
+                                  value=self._snapshots.supervisor.get("worker_restarts", 0))
+        build = GaugeMetricFamily("ns7_build_info", "The running version; always 1.", labels=("version",))
+        build.add_metric((__version__,), 1)
+        yield build
+        yield from self._snapshots.metrics()
+
+    def text(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        return generate_latest(self)
+
+
+def _family(line: Line, labels: tuple[str, ...], views: Iterable[tuple[tuple[str, ...], View]]) -> Metric:
+    family = line.kind(line.name, line.text, labels=(*labels, *line.labels))
+    for names, view in views:
+        for values, number in line.values(view).items():
+            family.add_metric((*names, *values), number)
+    return family

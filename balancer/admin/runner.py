@@ -1,0 +1,96 @@
+"""Entry of the admin process: listeners that come and go with the configuration and with the host's addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable
+
+from balancer.admin.connections import Connections
+from balancer.admin.events import Events
+from balancer.admin.http import Pages
+from balancer.admin.snapshots import Snapshots
+from balancer.component import Host, Service, components
+from balancer.config import Admin, Endpoint
+
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0     # seconds
+STOP_GRACE = 1.0                        # seconds that running answers may take at the end
+
+
+def bound(address: Endpoint) -> socket.socket:
+    """A socket to listen on; OSError when it cannot be now."""
+    one = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if one.family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind((address.host, address.port))
+        one.listen()
+    except OSError:
+        one.close()
+        raise
+    return one
+
+
+class Listeners:
+    """One task per address, which tries until it listens and closes its socket when it is cancelled."""
+
+    def __init__(self, connections: Connections, log: Callable[[str], None]) -> None:
+        self._connections, self._log = connections, log
+        self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
+
+    def apply(self, addresses: Iterable[Endpoint]) -> None:
+        """Listen on these and on no others."""
+        wanted = set(addresses)
+        for address in set(self._tasks) - wanted:
+            self._tasks.pop(address).cancel()
+        for address in wanted - set(self._tasks):
+            self._tasks[address] = asyncio.create_task(self._listen(address))
+
+    async def _listen(self, address: Endpoint) -> None:
+        server = await self._open(address)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            server.close()
+
+    async def _open(self, address: Endpoint) -> asyncio.Server:
+        delay, told = FIRST_RETRY, ""
+        while True:
+            try:
+                server = await asyncio.get_running_loop().create_server(self._connections, sock=bound(address))
+            except OSError as error:
+                reason = error.strerror or str(error)
+                if reason != told:
+                    self._log(f"cannot listen on {address}/tcp: {reason}, trying again")
+                    told = reason
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LAST_RETRY)
+                continue
+            if told:
+                self._log(f"listening on {address}/tcp now")
+            return server
+
+
+async def main(host: Host) -> None:
+    """Serve until told to stop."""
+    stopped = asyncio.Event()
+    snapshots = Snapshots(components().values(), host.log)
+    events = Events()
+    connections = Connections(Pages(host.table, snapshots, events).answer)
+    listeners = Listeners(connections, host.log)
+
+    def on_config(section: Admin | None, _: tuple[Service, ...] = ()) -> None:
+        config = section or Admin()
+        connections.allow(config.allow)
+        listeners.apply(config.listen)
+
+    on_config(host.config)
+    host.channel.on_config(on_config)
+    host.channel.on_event(events.add)
+    host.channel.on_snapshot(snapshots.on_snapshot)
+    host.channel.on_stop(stopped.set)
+    await stopped.wait()
+    listeners.apply(())
+    events.close()
+    await connections.close(STOP_GRACE)

@@ -1,0 +1,1 @@
+"""The admin process, asked over real sockets on uvloop."""

@@ -1,0 +1,154 @@
+"""Every metric equals the table, and is as Prometheus wants it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.parser import text_string_to_metric_families
+
+from balancer import __version__
+from balancer.admin import runner
+from balancer.admin.metrics import TableCollector
+from balancer.admin.snapshots import Snapshots
+from balancer.component import Component
+from balancer.table.table import DROP_REASONS, LATENCY_BOUNDS, RCODE_NAMES, Row
+from tests.helpers.need import require_program
+from tests.helpers.table import Table
+from tests.unit.balancer.admin.conftest import FACTS, Admin, Start
+
+PAGE = Path(__file__).parents[4] / "docs" / "http.md"
+
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def read(text: bytes) -> Series:
+    """Every series; AssertionError when one is told twice, which would spoil the whole scrape."""
+    series: Series = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in series, key
+            series[key] = sample.value
+    return series
+
+
+def value(series: Series, name: str, **labels: str) -> float:
+    return series[name, tuple(sorted(labels.items()))]
+
+
+async def scrape(admin: Admin) -> bytes:
+    answer = await admin.get("/metrics")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    return answer.body
+
+
+async def test_metrics_equal_the_table(start: Start) -> None:
+    """Read from the rows themselves, not through the view."""
+    admin = await start({"one": ["a", "b"], "two": ["a", "c", "d"]}, workers=3)
+    admin.table.fill(5)
+    admin.table.config.set_weight(1, 2, 0, 0)
+    series = read(await scrape(admin))
+    rows = [Row(descriptor) for descriptor in admin.table.view_fds[1:]]
+    seen = 0
+    assert len(rows) == 4, "three workers, and those of the past"
+    for number, (service, servers) in enumerate((("one", "ab"), ("two", "acd"))):
+        told = [row.service(number) for row in rows]
+        for name, key in (("ns7_queries_total", "queries"), ("ns7_answers_total", "answers"),
+                          ("ns7_timeouts_total", "timeouts"), ("ns7_inflight", "inflight")):
+            assert value(series, name, service=service, proto="udp") == sum(row[key] for row in told)
+        assert value(series, "ns7_socket_drops_total", service=service) == sum(row["socket_drops"] for row in told)
+        for reason in DROP_REASONS:
+            assert value(series, "ns7_dropped_total", service=service, reason=reason) == sum(
+                row["dropped"][reason] for row in told)
+        seen += 5 + len(DROP_REASONS)
+        for slot, server in enumerate(servers):
+            told = [row.server(number, slot) for row in rows]
+            names = {"service": service, "server": server}
+            for name, key in (("queries_total", "queries"), ("timeouts_total", "timeouts"),
+                              ("resends_total", "resends"), ("refusals_total", "refusals"), ("inflight", "inflight")):
+                assert value(series, f"ns7_server_{name}", **names, proto="udp") == sum(row[key] for row in told)
+            for rcode in RCODE_NAMES:
+                assert value(series, "ns7_server_answers_total", **names, proto="udp", rcode=rcode) == sum(
+                    row["answers"][rcode] for row in told)
+            assert value(series, "ns7_server_up", **names) == 1
+            assert value(series, "ns7_server_weight", **names) == (0 if server == "d" else 1)
+            total = 0
+            for index, bound in enumerate([*map(str, LATENCY_BOUNDS), "+Inf"]):
+                total += sum(row["latency"][index] for row in told)
+                assert value(series, "ns7_server_latency_seconds_bucket", **names, proto="udp", le=bound) == total
+            assert value(series, "ns7_server_latency_seconds_count", **names, proto="udp") == total
+            assert value(series, "ns7_server_latency_seconds_sum", **names, proto="udp") == pytest.approx(
+                sum(row["latency_sum_ns"] for row in told) / 1e9)
+            seen += 7 + len(RCODE_NAMES) + len(LATENCY_BOUNDS) + 3
+    assert value(series, "ns7_worker_restarts_total") == 3
+    assert value(series, "ns7_build_info", version=__version__) == 1
+    assert len(series) == seen + 2, "and nothing else"
+
+
+async def test_a_removed_server_does_not_double_a_series(start: Start) -> None:
+    """A changed address is a removal and an addition of the same name."""
+    admin = await start({"dns": ["a", "b"]})
+    admin.table.config.remove_server(0, 0)
+    admin.table.config.add_server(0, 2, "a", "192.0.2.99:53", 7)
+    series = read(await scrape(admin))
+    assert value(series, "ns7_server_weight", service="dns", server="a") == 7
+
+
+async def test_before_the_supervisor_has_spoken(start: Start) -> None:
+    assert b"ns7_queries_total" in await scrape(await start(facts={}))
+
+
+def extra(snapshot: dict[str, float]) -> Iterator[Metric]:
+    """A component's metrics function."""
+    yield GaugeMetricFamily("ns7_extra", "Something else.", value=snapshot["number"])
+
+
+async def test_metrics_of_components(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = {name: Component(name, "", "", metrics=f"{__name__}:extra") for name in ("here", "broken")}
+    monkeypatch.setattr(runner, "components", lambda: records)
+    admin = await start()
+    admin.link.tell("snapshot", "here", {"number": 42})
+    admin.link.tell("snapshot", "broken", {"other": 1})
+    for _ in range(2):
+        series = read(await scrape(admin))
+        assert value(series, "ns7_extra") == 42
+        assert value(series, "ns7_build_info", version=__version__) == 1
+    (line,) = admin.lines
+    assert "broken" in line
+
+
+def text(services: int = 2, servers: int = 3) -> bytes:
+    with Table({f"s{number}": [f"n{slot}" for slot in range(servers)] for number in range(services)}) as table:
+        table.fill(9)
+        snapshots = Snapshots([], print)
+        snapshots.on_snapshot("", FACTS)
+        return TableCollector(table.view.services, snapshots).text()
+
+
+def test_promtool_has_nothing_to_say() -> None:
+    program = require_program("promtool", "prometheus")
+    done = subprocess.run([program, "check", "metrics"], input=text(), capture_output=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_every_metric_is_documented() -> None:
+    """Type and labels in a row of docs/http.md, and an example whose series look like ours."""
+    page = PAGE.read_text()
+    rows = re.findall(r"^\| `(ns7_\w+)` \| (\w+) \| (?:`([a-z,]+)` )?\|", page, re.MULTILINE)
+    examples = page.rpartition("\n```\n")[0].rpartition("\n```\n")[2]
+    told = {(sample.name, *sorted(sample.labels))
+            for family in text_string_to_metric_families(examples) for sample in family.samples}
+    real, names = set(), {}
+    for family in text_string_to_metric_families(text().decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = ",".join(sorted({label for sample in family.samples for label in sample.labels} - {"le"}))
+        names[name] = (family.type, labels)
+        real |= {(sample.name, *sorted(sample.labels)) for sample in family.samples}
+    assert told == real
+    assert {name: (kind, ",".join(sorted(labels.split(",")))) for name, kind, labels in rows} == names
