@@ -20,4 +20,5 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for group in GROUPS:
         import_module(f"balancer.cli.{group}").register(commands)
+    import_module("balancer.alert.commands").commands(commands)
     return top

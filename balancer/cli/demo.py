@@ -95,10 +95,11 @@ def _watch(child: subprocess.Popen[bytes], control: str, seconds: float | None) 
     from rich.live import Live
     from rich.text import Text
 
-    from balancer.cli.status import ask, table
+    from balancer.cli.asking import request
+    from balancer.cli.status import table
     from balancer.errors import ControlError
 
-    request = argparse.Namespace(socket=control, config=None, node=None)
+    where = argparse.Namespace(socket=control, config=None, node=None)
     end = time.monotonic() + seconds if seconds else None
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console()
@@ -107,7 +108,7 @@ def _watch(child: subprocess.Popen[bytes], control: str, seconds: float | None) 
             while child.poll() is None and (end is None or time.monotonic() < end):
                 if console.is_terminal:
                     try:
-                        live.update(Text("\n".join(table(ask(request, "status")))), refresh=True)
+                        live.update(Text("\n".join(table(request(where, "status")))), refresh=True)
                     except ControlError:
                         pass                # not listening yet
                 time.sleep(0.5)

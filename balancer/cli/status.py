@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 from typing import Any
 
-from balancer.errors import ControlError
-
-DEFAULT_SOCKET = "/run/ns7/control.sock"
-PATIENCE = 10.0
+from balancer.cli.asking import add_arguments, request
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,38 +15,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                                  ("reload", "apply the changed configuration file", reload),
                                  ("stop", "answer what is in flight, then end", stop)):
         command = commands.add_parser(verb, help=text)
-        command.add_argument("-c", "--config", metavar="FILE", help="take the socket's path from this configuration")
-        command.add_argument("--node", help="which host of the file this is")
-        command.add_argument("--socket", metavar="PATH", help=f"control socket ({DEFAULT_SOCKET})")
-        command.add_argument("--json", action="store_true", help="print plain data")
+        add_arguments(command)
         command.set_defaults(run=function)
-
-
-def ask(arguments: argparse.Namespace, verb: str) -> Any:
-    """The supervisor's answer to one verb; ControlError when it refuses or does not answer."""
-    path = arguments.socket
-    if path is None and arguments.config is not None:
-        from balancer.config import load
-
-        path = load(arguments.config, arguments.node).admin.socket
-    path = path or DEFAULT_SOCKET
-    try:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.settimeout(PATIENCE)
-            one.connect(path)
-            one.sendall(json.dumps({"verb": verb}).encode() + b"\n")
-            with one.makefile("rb") as lines:
-                answer = json.loads(lines.readline())
-    except (OSError, ValueError) as error:
-        raise ControlError(f"cannot ask ns7 on {path}: {error}") from error
-    if not answer["ok"]:
-        raise ControlError(answer["error"])
-    return answer["result"]
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Print the state."""
-    result = ask(arguments, "status")
+    result = request(arguments, "status")
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
@@ -80,12 +51,12 @@ def table(state: dict[str, Any]) -> list[str]:
 
 def reload(arguments: argparse.Namespace) -> int:
     """Apply the file; 2 and the reasons when it is refused."""
-    result = ask(arguments, "reload")
+    result = request(arguments, "reload", patience=60.0)
     print(json.dumps(result) if arguments.json else "\n".join(result["changes"]) or "nothing changed")
     return 0
 
 
 def stop(arguments: argparse.Namespace) -> int:
     """Tell the supervisor to end."""
-    ask(arguments, "stop")
+    request(arguments, "stop")
     return 0

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from balancer.config.loading import load
-    from balancer.config.model import Admin, Admit, Config, Process, Server, Service
+    from balancer.config.model import Admin, Admit, Alerts, Config, Process, Server, Service
     from balancer.config.values import Endpoint
     from balancer.errors import ConfigError
 
-__all__ = ["Admin", "Admit", "Config", "ConfigError", "Endpoint", "Process", "Server", "Service", "load"]
+__all__ = ["Admin", "Admit", "Alerts", "Config", "ConfigError", "Endpoint", "Process", "Server", "Service", "load"]
 
 _HOME = {
     "load": "balancer.config.loading",

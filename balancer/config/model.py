@@ -14,13 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, 
 from balancer.component import components
 from balancer.config.values import (
     ADDRESS,
+    COMMAND,
     LISTEN,
+    MAIL_ADDRESS,
+    MAIL_SERVER,
     NAME,
     PATH,
     PREFIX,
     SERVER,
     SOCKET_PATH,
+    TEXT,
     Endpoint,
+    MailServer,
     choice,
     duration,
     size,
@@ -129,6 +134,47 @@ class Admin(Section):
         description="Control socket; its file permissions are the access control.")
 
 
+class Alerts(Section):
+    """Who is told when something happens on this host, and how. Without recipients and command: the log only."""
+
+    mail_to: tuple[Annotated[str, PlainValidator(MAIL_ADDRESS)], ...] = Field(
+        default=(), max_length=32, description="Who gets mail.")
+    mail_from: Annotated[str | None, PlainValidator(MAIL_ADDRESS)] = Field(
+        default=None, validate_default=False, examples=["ns7@example.com"],
+        description="Address that mail comes from; unset = ns7@ and the name of this host.")
+    smtp: Annotated[MailServer, PlainValidator(MAIL_SERVER)] = Field(
+        default="127.0.0.1:25", validate_default=True, description="Mail server.")
+    smtp_tls: Annotated[str, PlainValidator(choice("none", "starttls", "tls"))] = Field(
+        default="none",
+        description="Encryption toward the mail server: none, STARTTLS (no mail without it), TLS from the first byte. "
+        "The certificate is checked.")
+    smtp_ca_file: Annotated[str | None, PlainValidator(PATH)] = Field(
+        default=None, validate_default=False, examples=["/etc/ns7/mail-ca.pem"],
+        description="Certificates (PEM) that may sign the mail server's; unset = those this system trusts.")
+    smtp_user: Annotated[str | None, PlainValidator(TEXT)] = Field(
+        default=None, validate_default=False, examples=["ns7"],
+        description="Name to log in with at the mail server; unset = no login.")
+    smtp_password_file: Annotated[str | None, PlainValidator(PATH)] = Field(
+        default=None, validate_default=False, examples=["/etc/ns7/smtp.password"],
+        description="File with the password to log in with.")
+    command: Annotated[tuple[str, ...], PlainValidator(COMMAND)] = Field(
+        default=(),
+        description="Program to start for each message, without a shell; its environment has the facts (NS7_ALERT_…).")
+    command_timeout: Annotated[float, PlainValidator(duration("100ms", "10m"))] = Field(
+        default="10s", validate_default=True, description="The command is killed when it takes longer.")
+    group: Annotated[float, PlainValidator(duration("0s", "1m"))] = Field(
+        default="2s", validate_default=True,
+        description="What happens within this time after a first event is one message.")
+    repeat: Annotated[float, PlainValidator(duration("1m", "168h"))] = Field(
+        default="1h", validate_default=True,
+        description="An open alert is told again so often, until it ends or `ns7 alert ack`.")
+    flap_changes: Annotated[int, PlainValidator(whole(2, 1000))] = Field(
+        default=6, description="Changes of one subject told within flap_period; with one more it counts as flapping.")
+    flap_period: Annotated[float, PlainValidator(duration("1s", "24h"))] = Field(
+        default="10m", validate_default=True,
+        description="A flapping subject that did not change for so long is calm again.")
+
+
 class Node(Section):
     """A host, where one file describes several; any other section in it overrides the file's own."""
 
@@ -143,6 +189,7 @@ class Config(Section):
         alias="service", min_length=1, max_length=SERVICES_MAX, description="What is balanced.")
     process: Process = Field(default=Process(), description="The processes of this host.")
     admin: Admin = Field(default=Admin(), description="How this host's ns7 is operated and looked at.")
+    alerts: Alerts = Field(default=Alerts(), description="Who is told when something happens on this host.")
 
     # Not settings of the file's top level: filled in by load().
     _node: str = PrivateAttr("")

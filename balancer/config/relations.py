@@ -108,3 +108,8 @@ def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
         yield from _servers(service, ("service", index), listen)
     admin = document.get("admin")
     yield from _admin(admin if isinstance(admin, dict) else {}, listen)
+    alerts = document.get("alerts")
+    if isinstance(alerts, dict):
+        for one, other in (("smtp_user", "smtp_password_file"), ("smtp_password_file", "smtp_user")):
+            if one in alerts and other not in alerts:
+                yield ("alerts", one), f"needs {other} beside it"

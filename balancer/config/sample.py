@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from balancer.config.model import Admin, Admit, Node, Process, Section, Server, Service
+from balancer.config.model import Admin, Admit, Alerts, Node, Process, Section, Server, Service
 from balancer.config.values import Rule
 
 _WIDTH = 100
@@ -24,6 +24,7 @@ def sample_text() -> str:
     lines += _table("[[service.server]]", Server, 1)
     lines += _table("[process]", Process)
     lines += _table("[admin]", Admin)
+    lines += _table("[alerts]", Alerts)
     lines += ["", *_comment(
         "One file may serve several hosts. Each has its own table then, chosen by --node, else NS7_NODE, "
         "else the host name; [nodes.NAME.SECTION] overrides settings for that host alone.")]

@@ -20,6 +20,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _V4_ENDPOINT = re.compile(r"([0-9.]+):([0-9]{1,5})")
 _V6_ENDPOINT = re.compile(r"\[([0-9A-Fa-f:.]+)\]:([0-9]{1,5})")
 _PREFIX = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")
+_HOST_PORT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?):([0-9]{1,5})")
+_MAIL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=~-]{0,63}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,125}[A-Za-z0-9])?")
 _SOCKET_PATH_MAX = 107          # sun_path has 108 bytes, the last one is NUL
 _PATH_MAX = 4000                # PATH_MAX, and room for a file name
 
@@ -33,6 +35,16 @@ class Endpoint(NamedTuple):
     @property
     def family(self) -> socket.AddressFamily:
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class MailServer(NamedTuple):
+    """A host name, or an IP address in its canonical text, and a port."""
+
+    host: str
+    port: int
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -171,6 +183,42 @@ def _path(longest: int) -> Rule:
     return Rule("an absolute path", convert)
 
 
+def parse_mail_server(value: Any) -> MailServer:
+    allowed = '"HOST:PORT", such as "mail.example.com:25", "192.0.2.1:25" or "[2001:db8::1]:25"'
+    text = _text(value, allowed)
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or match[1].rpartition(".")[2].isdigit():         # no name ends like an IPv4 address
+        return MailServer(*parse_server(text))
+    if not 1 <= int(match[2]) <= 65535:
+        raise ValueError("port must be 1 to 65535")
+    return MailServer(match[1].lower(), int(match[2]))
+
+
+def parse_mail_address(value: Any) -> str:
+    allowed = 'a mail address, such as "admin@example.com"'
+    text = _text(value, allowed)
+    if _MAIL.fullmatch(text) is None or ".." in text or ".@" in text:
+        raise ValueError(f"must be {allowed}")
+    return text
+
+
+def parse_text(value: Any) -> str:
+    allowed = "1 to 255 characters"
+    text = _text(value, allowed)
+    if not 1 <= len(text) <= 255 or not text.isprintable():
+        raise ValueError(f"must be {allowed}")
+    return text
+
+
+def parse_command(value: Any) -> tuple[str, ...]:
+    allowed = "a list: the absolute path of a program, then its arguments"
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) and "\0" not in word for word in value):
+        raise ValueError(f"must be {allowed}")
+    if value and not value[0].startswith("/"):
+        raise ValueError(f"must be {allowed}")
+    return tuple(value)
+
+
 def whole(low: int, high: int) -> Rule:
     allowed = f"a whole number from {low} to {high}"
 
@@ -221,3 +269,7 @@ ADDRESS = Rule("an IP address", parse_address)
 PREFIX = Rule("IPv4 and IPv6 prefixes", parse_prefix)
 SOCKET_PATH = _path(_SOCKET_PATH_MAX)
 PATH = _path(_PATH_MAX)
+MAIL_SERVER = Rule('"HOST:PORT"', parse_mail_server)
+MAIL_ADDRESS = Rule("a mail address", parse_mail_address)
+TEXT = Rule("1 to 255 characters", parse_text)
+COMMAND = Rule("the absolute path of a program, then its arguments", parse_command)

@@ -91,7 +91,7 @@ class Hosts:
             if name in self._reserves:
                 self._reserves.pop(name).close()
         for name, hosted in self._hosted.items():
-            hosted.post.send(Configure(config.section(find(name).section), _services(config)))
+            hosted.post.send(Configure(_section(config, name), _services(config)))
         self.start()
 
     def rows_changed(self) -> None:
@@ -121,7 +121,7 @@ class Hosts:
     def _fill(self, name: str, child: Child) -> None:
         hosted, config = self._hosted[name], self._state.config
         views = self._state.view_descriptors()
-        child.send(Start(config.node, self._state_dir, config.section(find(name).section), _services(config),
+        child.send(Start(config.node, self._state_dir, _section(config, name), _services(config),
                          hosted.snapshot, len(views), []), [self._state.config_view_fd, *views])
         if name == "admin":
             child.send(Snapshot("", self._facts))
@@ -256,6 +256,12 @@ def _wanted(config: Config) -> list[str]:
     return [*(name for name in CORE if name != "worker"),
             *(name for name, record in sorted(components().items())
               if name in config.roles and record.wanted(getattr(config, name)))]
+
+
+def _section(config: Config, name: str) -> Any:
+    """The section as it stands in the file; the core's own processes run with defaults where there is none."""
+    section = config.section(find(name).section)
+    return {} if section is None and name in CORE else section
 
 
 def _services(config: Config) -> list[Any]:

@@ -36,6 +36,7 @@ CORE = {
     "worker": Kind("ns7 worker", "balancer.process.worker:main", spare=True),
     "admin": Kind("ns7 admin", HOSTED, "balancer.admin.runner:main", "admin", "balancer.config.model:Admin",
                   Rights(("NET_BIND_SERVICE",))),
+    "alert": Kind("ns7 alert", HOSTED, "balancer.alert.runner:main", "alerts", "balancer.config.model:Alerts"),
 }
 
 

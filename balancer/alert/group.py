@@ -1,0 +1,276 @@
+"""Which news are due to whom reads them: groups, reminds, damps. Runs in the alert process.
+
+Pure: `now` is CLOCK_MONOTONIC in seconds and an argument, as is `time`, in seconds since 1970. Knows neither mail nor
+disk. What it holds can be exported as plain data, so that open alerts and acknowledgements survive a restart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from balancer.component import Event
+
+# What a piece of news is.
+PROBLEM, RECOVERY, CHANGE, REMINDER, FLAPPING, CALM, TEST = (
+    "problem", "recovery", "change", "reminder", "flapping", "calm", "test")
+
+# What the state after an event says about its subject. A state in neither list is remarkable and neither good nor bad.
+BAD = frozenset({"dead", "degraded", "differs", "down", "exhausted", "expired", "failed", "fault", "hung", "lost",
+                 "missing", "open", "refused", "restarting", "stale", "taken", "unreachable"})
+GOOD = frozenset({"applied", "closed", "current", "free", "fresh", "ok", "present", "ready", "running", "same", "up"})
+
+# A subject is fine or has an open alert. An event moves it so, and is told as:
+#
+#              bad state            good state           any other state
+#   fine       open, problem        fine, (silence)      fine, change
+#   open       open, problem *      fine, recovery       fine, recovery
+#
+#   * only when the state is another one (stale → down): the same again is no transition.
+#
+# Beside that a subject is calm or flapping. Calm → flapping: one more transition than `flap_changes` within
+# `flap_period`; told once, an alert is open from then on and transitions are only counted. Flapping → calm: no
+# transition for `flap_period`; told once, with the state it has now, in which the alert stays open or ends.
+# An open alert that nobody acknowledged is told again each `repeat`.
+_TOLD_AS = {(False, "bad"): PROBLEM, (False, "good"): None, (False, "other"): CHANGE,
+            (True, "bad"): PROBLEM, (True, "good"): RECOVERY, (True, "other"): RECOVERY}
+
+MOST_ITEMS = 200            # in one notice; what is beyond is told as a number
+MOST_SUBJECTS = 5000        # remembered at once; beyond, a problem is told but not followed
+
+
+class Limits(NamedTuple):
+    """The settings of [alerts] that matter here, in seconds and counts."""
+
+    group: float
+    repeat: float
+    flap_changes: int
+    flap_period: float
+
+
+class Item(NamedTuple):
+    """One piece of news. before and after are states; time and since (the trouble's begin) are seconds since 1970.
+
+    id is the alert's: the id of the event that opened it. first is the number of the notice that told of the trouble,
+    0 for none. changes counts transitions that were not told one by one.
+    """
+
+    what: str
+    kind: str
+    subject: str
+    before: str
+    after: str
+    reason: str
+    time: float
+    since: float
+    id: str = ""
+    first: int = 0
+    changes: int = 0
+
+
+class Notice(NamedTuple):
+    """News that are told together. number is unique on this host and grows; more counts items left out."""
+
+    number: int
+    time: float
+    items: tuple[Item, ...]
+    more: int = 0
+
+    @property
+    def is_information(self) -> bool:
+        """Nothing in it that would not be told again or that calls for anybody."""
+        return all(item.what in (CHANGE, REMINDER) for item in self.items)
+
+    def encode(self) -> bytes:
+        return json.dumps({**self._asdict(), "items": [item._asdict() for item in self.items]}).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Notice:
+        """The inverse of `encode`; ValueError when it is not one."""
+        try:
+            raw = json.loads(data)
+            return cls(**{**raw, "items": tuple(Item(**item) for item in raw["items"])})
+        except (TypeError, KeyError, RecursionError) as error:
+            raise ValueError("not a notice") from error
+
+
+@dataclass
+class Alert:
+    """A subject that is in trouble (open), or had a transition lately. told, last, recent: monotonic."""
+
+    kind: str
+    subject: str
+    state: str = ""
+    since: float = 0.0
+    reason: str = ""
+    id: str = ""
+    first: int = 0
+    open: bool = False
+    acked: bool = False
+    flapping: bool = False
+    changes: int = 0
+    told: float = 0.0
+    last: float = 0.0
+    recent: list[float] = field(default_factory=list)
+
+    def shown(self) -> dict[str, Any]:
+        """What a list of open alerts has of it."""
+        return {name: getattr(self, name) for name in (
+            "id", "kind", "subject", "state", "since", "reason", "acked", "flapping", "changes")}
+
+    def again(self, what: str, time: float) -> Item:
+        """News that no event brings."""
+        return Item(what, self.kind, self.subject, "flapping" if self.flapping else self.state, self.state, self.reason,
+                    time, self.since, self.id, self.first, self.changes)
+
+
+def _sort(state: str) -> str:
+    return "bad" if state in BAD else "good" if state in GOOD else "other"
+
+
+class Book:
+    """All open alerts and what is about to be told."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._alerts: dict[tuple[str, str], Alert] = {}
+        self._number = 0
+        self._batch: list[Item] = []
+        self._more = 0
+        self._due = 0.0
+
+    def hear(self, event: Event, now: float) -> None:
+        """Take in one event."""
+        time = event.time if 0 <= event.time < 1e11 else 0.0
+        kind, subject, before, after = event.kind[:40], event.subject[:200], event.before[:40], event.after[:40]
+        reason, key = event.reason[:500], (kind, subject)
+        alert = self._alerts.get(key) or Alert(kind, subject)
+        if alert.flapping:
+            if after != alert.state:
+                alert.state, alert.reason, alert.last = after, reason, now
+                alert.changes += 1
+            return
+        what = _TOLD_AS[alert.open, _sort(after)]
+        if what is None or (what == CHANGE and before == after):
+            return
+        if what == PROBLEM and alert.open and after == alert.state:
+            alert.reason = reason
+            return
+        if key not in self._alerts and len(self._alerts) >= MOST_SUBJECTS:
+            self._add(Item(CHANGE, kind, subject, before, after, reason, time, time), now)
+            return
+        alert.recent = [each for each in alert.recent if each + self.limits.flap_period > now]
+        if len(alert.recent) >= self.limits.flap_changes:
+            what, alert.flapping, alert.changes = FLAPPING, True, 0
+        alert.recent.append(now)
+        if what != RECOVERY and not alert.open:
+            alert.since, alert.id, alert.first = time, event.id[:40], 0
+        if what == RECOVERY:
+            before = alert.state
+        else:
+            alert.acked = False
+        number = self._add(Item(what, *key, before, after, reason, time, alert.since, alert.id, alert.first), now)
+        alert.open = what in (PROBLEM, FLAPPING)
+        alert.first = alert.first or number
+        alert.state, alert.reason, alert.told, alert.last = after, reason, now, now
+        self._alerts[key] = alert
+
+    def tick(self, now: float, time: float) -> bool:
+        """Add what time brings: reminders, and that a subject is calm again. Whether there was any."""
+        before = len(self._batch) + self._more
+        for key, alert in list(self._alerts.items()):
+            if alert.last + self.limits.flap_period > now:
+                continue
+            if alert.flapping:
+                self._add(alert.again(CALM, time), now)
+                alert.flapping, alert.open, alert.told = False, alert.state in BAD, now
+                alert.changes, alert.recent = 0, []
+            elif not alert.open:
+                del self._alerts[key]
+        waiting = [alert for alert in self._alerts.values() if alert.open and not alert.acked]
+        if any(alert.told + self.limits.repeat <= now for alert in waiting):
+            # Those that would be due soon come along, so that many alerts do not mean many mails for ever.
+            for alert in waiting:
+                if alert.told + self.limits.repeat / 2 <= now:
+                    self._add(alert.again(REMINDER, time), now)
+                    alert.told = now
+        return len(self._batch) + self._more > before
+
+    def take(self, now: float, time: float, flush: bool = False) -> Notice | None:
+        """What is to be told now; with `flush` also when more could still come along."""
+        if not self._batch or (self._due > now and not flush):
+            return None
+        notice = Notice(self._number, time, tuple(self._batch), self._more)
+        self._batch, self._more = [], 0
+        return notice
+
+    def wake(self) -> float | None:
+        """When `tick` or `take` has something to do next; None: not before the next event."""
+        times = [self._due] if self._batch else []
+        for alert in self._alerts.values():
+            if alert.flapping or not alert.open:
+                times.append(alert.last + self.limits.flap_period)
+            if alert.open and not alert.acked:
+                times.append(alert.told + self.limits.repeat)
+        return min(times, default=None)
+
+    def ack(self, which: str) -> list[Alert]:
+        """Remind no more of the open alerts with this id or subject ("all": of all); returns them."""
+        found = [alert for alert in self.open()
+                 if which in (alert.id, alert.subject, f"{alert.kind} {alert.subject}", "all")]
+        for alert in found:
+            alert.acked = True
+        return found
+
+    def open(self) -> list[Alert]:
+        """The open alerts, oldest first."""
+        return sorted((alert for alert in self._alerts.values() if alert.open), key=lambda alert: alert.since)
+
+    def export(self, now: float) -> dict[str, Any]:
+        """Everything as plain data; monotonic times as ages, so that another boot can read them."""
+        alerts = [{**asdict(alert), "told": now - alert.told, "last": now - alert.last,
+                   "recent": [now - each for each in alert.recent]} for alert in self._alerts.values()]
+        return {"number": self._number, "more": self._more, "batch": [item._asdict() for item in self._batch],
+                "alerts": alerts}
+
+    @classmethod
+    def load(cls, limits: Limits, data: Mapping[str, Any], now: float) -> Book:
+        """What `export` gave; ValueError when it is not that. What was about to be told is due at once."""
+        book = cls(limits)
+        try:
+            book._number, book._more = int(data["number"]), int(data["more"])
+            book._batch = [Item(**item) for item in data["batch"]]
+            for plain in data["alerts"]:
+                alert = Alert(**plain)
+                alert.told, alert.last = now - alert.told, now - alert.last
+                alert.recent = [now - age for age in alert.recent]
+                book._alerts[alert.kind, alert.subject] = alert
+        except (TypeError, KeyError) as error:
+            raise ValueError("not the state of the alerts") from error
+        book._due = now
+        return book
+
+    def _add(self, item: Item, now: float) -> int:
+        """Put news into the batch that is about to be told; returns that batch's number."""
+        if not self._batch:
+            # Milliseconds since 1970 where that grows: unique even when the state was lost.
+            self._number = max(self._number + 1, int(item.time * 1000))
+            self._due = now + self.limits.group
+        if len(self._batch) < MOST_ITEMS:
+            self._batch.append(item)
+        else:
+            self._more += 1
+        return self._number
+
+
+def listing(alerts: Iterable[Alert], most_bytes: int) -> list[dict[str, Any]]:
+    """The first of the alerts as plain data that needs at most so many bytes as JSON."""
+    rows: list[dict[str, Any]] = []
+    for alert in alerts:
+        most_bytes -= len(json.dumps(alert.shown())) + 2
+        if most_bytes < 0:
+            break
+        rows.append(alert.shown())
+    return rows
