@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from balancer.errors import StartError
@@ -47,6 +48,13 @@ class Rights(NamedTuple):
     """What a process keeps. capabilities: names as in capabilities(7) without CAP_, e.g. "NET_ADMIN"."""
 
     capabilities: tuple[str, ...] = ()
+
+
+class Finding(NamedTuple):
+    """What is wrong on this host, in one line, and the command that mends it."""
+
+    what: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,12 @@ def components() -> dict[str, Component]:
         if record.name in RESERVED or found.setdefault(record.name, record) is not record:
             raise StartError(f"there is more than one process kind named {record.name}")
     return found
+
+
+def resolve(name: str) -> Any:
+    """What "module:name" names."""
+    module, attribute = name.split(":")
+    return getattr(import_module(module), attribute)
 
 
 class Link(Protocol):

@@ -9,8 +9,9 @@ import argparse
 from importlib import import_module
 
 from balancer import __version__
+from balancer.component import components, resolve
 
-GROUPS = ("run", "check", "sample", "status", "demo")
+GROUPS = ("run", "check", "sample", "status", "demo", "doctor")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,4 +22,7 @@ def parser() -> argparse.ArgumentParser:
     for group in GROUPS:
         import_module(f"balancer.cli.{group}").register(commands)
     import_module("balancer.alert.commands").commands(commands)
+    for record in components().values():
+        if record.commands:
+            resolve(record.commands)(commands)
     return top

@@ -5,13 +5,12 @@ Checks, sample file and reference come from here. Defaults are written as the op
 
 from __future__ import annotations
 
-from importlib import import_module
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, create_model
 
-from balancer.component import components
+from balancer.component import components, resolve
 from balancer.config.values import (
     ADDRESS,
     COMMAND,
@@ -213,8 +212,7 @@ def _with_components() -> type[Config]:
     """The file's model with a section for each installed component."""
     sections: dict[str, Any] = {}
     for name, record in sorted(components().items()):
-        module, model = record.config.split(":")
-        section = getattr(import_module(module), model)
+        section = resolve(record.config)
         sections[name] = (section | None, Field(default=None, description=section.__doc__))
     return create_model("Config", __base__=Config, **sections) if sections else Config
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import uvloop
 
-from balancer.component import Event, Host, Server, Service
+from balancer.component import Event, Host, Server, Service, resolve
 from balancer.errors import ControlError, Ns7Error, ProtocolError, StartError
 from balancer.process.channel import Channel
 from balancer.process.children import EXIT_FOR_GOOD
-from balancer.process.kinds import Kind, resolve
+from balancer.process.kinds import Kind
 from balancer.process.messages import (
     Ask,
     Configure,

@@ -7,10 +7,9 @@ The core's kinds stand here; every component found by entry point adds its own r
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from balancer.component import Rights, components
+from balancer.component import Rights, components, resolve
 
 
 class Kind(NamedTuple):
@@ -61,8 +60,3 @@ def run(role: str, channel: int) -> None:
     begin(kind.title, kind.rights)
     resolve(kind.entry)(kind, channel)
 
-
-def resolve(name: str) -> Any:
-    """What "module:name" names."""
-    module, attribute = name.split(":")
-    return getattr(import_module(module), attribute)

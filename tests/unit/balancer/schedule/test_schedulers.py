@@ -132,7 +132,7 @@ def test_wlc_counts_what_other_workers_have_in_flight():
     assert scheduler.choose() == 0
 
 
-@pytest.mark.parametrize("bad", [[(256, 1)], [(-1, 1)], [(0, 0)], [(0, 65536)], [(0, 1), (0, 1)]])
+@pytest.mark.parametrize("bad", [[(256, 1)], [(-1, 1)], [(0, 0)], [(0, 65535 * 64 + 1)], [(0, 1), (0, 1)]])
 def test_impossible_lists_are_refused(bad):
     with pytest.raises(ValueError, match="server slot"):
         create("wlc").rebuild(bad)
