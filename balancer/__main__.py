@@ -15,8 +15,8 @@ def main() -> int:
     from balancer.cli import parser
     from balancer.errors import Ns7Error
 
-    arguments = parser().parse_args()
     try:
+        arguments = parser().parse_args()
         code: int = arguments.run(arguments)
         return code
     except Ns7Error as error:

@@ -87,7 +87,10 @@ def components() -> dict[str, Component]:
 
     found: dict[str, Component] = {}
     for entry in metadata.entry_points(group=ENTRY_POINTS):
-        record = entry.load()
+        try:
+            record = entry.load()
+        except Exception as error:          # whatever is wrong in somebody else's module
+            raise StartError(f"component {entry.name} ({entry.value}) cannot be loaded: {error!r}") from error
         if not isinstance(record, Component) or record.name != entry.name:
             raise StartError(f"entry point {entry.name} = {entry.value} is not a component of that name")
         if record.name in RESERVED or found.setdefault(record.name, record) is not record:

@@ -6,12 +6,9 @@ A component's record may name a `status` and a `metrics` function: they are impo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from typing import Any
 
-from balancer.component import Component
-
-Shower = Callable[[Mapping[str, Any]], Any]
+from balancer.component import Component, resolve
 
 
 class Snapshots:
@@ -22,12 +19,9 @@ class Snapshots:
         self._latest: dict[str, Mapping[str, Any]] = {}
         self._log = log
         self._failures: set[str] = set()
-        self._status: dict[str, Shower] = {}
-        self._metrics: dict[str, Shower] = {}
-        for component in components:
-            self._status[component.name] = _find(component.status) if component.status else dict
-            if component.metrics:
-                self._metrics[component.name] = _find(component.metrics)
+        records = tuple(components)
+        self._status = {record.name: record.status for record in records}
+        self._metrics = {record.name: record.metrics for record in records if record.metrics}
 
     def on_snapshot(self, name: str, snapshot: Mapping[str, Any]) -> None:
         """Keep it; the name "" is the supervisor's."""
@@ -44,22 +38,16 @@ class Snapshots:
         """The metric families of all components."""
         return [metric for metrics in self._shown(self._metrics, list).values() for metric in metrics]
 
-    def _shown(self, functions: Mapping[str, Shower], whole: Callable[[Any], Any]) -> dict[str, Any]:
+    def _shown(self, functions: Mapping[str, str], whole: Callable[[Any], Any]) -> dict[str, Any]:
         shown = {}
         for name, function in functions.items():
             if not self._latest.get(name):          # it does not run here, or has published nothing yet
                 continue
             try:
-                shown[name] = whole(function(self._latest[name]))
+                shown[name] = whole(resolve(function)(self._latest[name]) if function else self._latest[name])
             except Exception as error:      # a component's bug must not take everybody's status and metrics away
-                failure = f"{name}: {function.__module__}.{function.__name__} failed: {error!r}"
+                failure = f"{name}: {function} failed: {error!r}"
                 if failure not in self._failures:
                     self._failures.add(failure)
                     self._log(failure)
         return shown
-
-
-def _find(name: str) -> Shower:
-    module, _, function = name.partition(":")
-    found: Shower = getattr(import_module(module), function)
-    return found

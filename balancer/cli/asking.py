@@ -21,7 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print plain data")
 
 
-def request(arguments: argparse.Namespace, verb: str, patience: float = PATIENCE, **fields: Any) -> Any:
+def request(arguments: argparse.Namespace, verb: str, /, patience: float = PATIENCE, **fields: Any) -> Any:
     """The supervisor's answer to one verb; ControlError when it refuses or does not answer within `patience` s."""
     path = arguments.socket
     if path is None and arguments.config is not None:

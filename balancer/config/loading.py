@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from balancer.config.merging import Merged
-from balancer.config.model import FILE, Config, Node
+from balancer.config.model import Config, Node, file_model
 from balancer.config.positions import Path, Position, find_positions, nearest
 from balancer.config.relations import find_contradictions
 from balancer.config.values import parse_name
@@ -156,7 +156,7 @@ def _load(text: str, file: str, wanted: str | None) -> Config:
 def _check_host(document: dict[str, Any], key: str | None, over: dict[str, Any],
                 problems: _Problems) -> Config | None:
     merged = Merged(document, key, over)
-    config: Config | None = problems.check(FILE, merged.document, merged, ())
+    config: Config | None = problems.check(file_model(), merged.document, merged, ())
     if config is not None:
         config._document = merged.document
     for path, message in find_contradictions(merged.document):

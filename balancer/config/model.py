@@ -5,6 +5,7 @@ Checks, sample file and reference come from here. Defaults are written as the op
 
 from __future__ import annotations
 
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any
 
@@ -208,13 +209,11 @@ class Config(Section):
         return self._document.get(name)
 
 
-def _with_components() -> type[Config]:
-    """The file's model with a section for each installed component."""
+@cache
+def file_model() -> type[Config]:
+    """The file's model: with a section for each installed component, whose models import this module."""
     sections: dict[str, Any] = {}
     for name, record in sorted(components().items()):
         section = resolve(record.config)
         sections[name] = (section | None, Field(default=None, description=section.__doc__))
     return create_model("Config", __base__=Config, **sections) if sections else Config
-
-
-FILE = _with_components()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 
 from balancer.component import Event
@@ -40,7 +41,7 @@ async def main(host):
     if where == "huge":
         channel.publish({"x": "y" * 5_000_000})
     if where == "block":
-        time.sleep(1000)
+        threading.Event().wait(1000)
     if where != "deaf":
         stopped = asyncio.Event()
         channel.on_stop(stopped.set)
