@@ -20,7 +20,9 @@ cdef extern from *:
     static inline uint64_t ns7_load(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
     static inline uint64_t ns7_load_acquire(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
     static inline void ns7_store(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
-    static inline void ns7_store_release(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+    static inline void ns7_store_release(uint64_t *word, uint64_t value) {
+        __atomic_store_n(word, value, __ATOMIC_RELEASE);
+    }
     /* One writer per word: no read-modify-write instruction is needed, only whole stores. */
     static inline void ns7_add(uint64_t *word, uint64_t amount) { ns7_store(word, ns7_load(word) + amount); }
     """
