@@ -29,6 +29,11 @@ def live():
     return _live
 
 
+def check_none_live():
+    """Nothing is in flight in this process, or the debug build aborts: said by a worker that ends gracefully."""
+    check(_live == 0)
+
+
 def slots_size(int capacity):
     """Bytes of the slots region for this many queries in flight."""
     return sizeof(SlotsHeader) + <size_t>capacity * STRIDE

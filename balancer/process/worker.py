@@ -15,6 +15,7 @@ import socket
 import uvloop
 
 from balancer.datapath.poller import DataPath
+from balancer.datapath.query import check_none_live
 from balancer.process.channel import Channel
 from balancer.process.messages import Admit, Attach, Changed, Go, Listen, Listening, Message, Reach, Stop
 
@@ -99,6 +100,7 @@ async def serve(channel: int) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)    # Ctrl-C reaches the whole group: the supervisor decides
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await worker.ended
+    check_none_live()
 
 
 def _fatal(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
