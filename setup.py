@@ -2,7 +2,8 @@
 
 NS7_DEBUG=1 makes the debug build: bounds checks, invariants asserted (balancer/table/debug.h), memory errors and
 undefined behaviour fatal (the interpreter must load libasan first, see tests/debug_build), no optimisation that hides
-a line from the debugger. Cython looks up .pxd files from the top folder, so run it from here.
+a line from the debugger. NS7_TESTS=1 also builds what only tests import (tests/fuzz/door.pyx). Cython looks up .pxd
+files from the top folder, so run it from here.
 """
 
 import os
@@ -12,6 +13,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("NS7_DEBUG") == "1"
+FOLDERS = ["balancer", "tests"] if os.environ.get("NS7_TESTS") == "1" else ["balancer"]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -33,7 +35,7 @@ def extensions() -> list[Extension]:
     return [
         Extension(".".join(path.with_suffix("").parts), [str(path)], extra_compile_args=[*FLAGS, "-Wall"],
                   extra_link_args=LINK_FLAGS, include_dirs=["balancer/table"], depends=["balancer/table/debug.h"])
-        for path in sorted(Path("balancer").rglob("*.pyx"))
+        for folder in FOLDERS for path in sorted(Path(folder).rglob("*.pyx"))
     ]
 
 
