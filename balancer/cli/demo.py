@@ -42,6 +42,7 @@ def _serve(ours: object, name: str) -> None:
 
     assert isinstance(ours, socket.socket)
     zone = dns.zone.from_text(ZONE, relativize=False)
+    assert zone.origin is not None
     while True:
         data, client = ours.recvfrom(65535)
         try:

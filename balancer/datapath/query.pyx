@@ -36,6 +36,11 @@ cdef size_t _records_size(size_t capacity) noexcept nogil:
     return sizeof(SlotsHeader) + capacity * STRIDE
 
 
+def check_none_live():
+    """Nothing is in flight in this process, or the debug build aborts: said by a worker that ends gracefully."""
+    check(_live == 0)
+
+
 def slots_size(int capacity):
     """Bytes of the slots region for this many queries in flight: records, long queries, the inbox."""
     return _records_size(capacity) + LONG_QUERIES * BUFFER_STRIDE + inbox_bytes(BATCH)

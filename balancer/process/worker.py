@@ -14,6 +14,7 @@ import socket
 import uvloop
 
 from balancer.datapath.poller import DataPath
+from balancer.datapath.query import check_none_live
 from balancer.errors import ProtocolError
 from balancer.process.channel import Channel
 from balancer.process.kinds import Kind
@@ -108,6 +109,7 @@ async def serve(channel: int) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)    # Ctrl-C reaches the whole group: the supervisor decides
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await worker.ended
+    check_none_live()
 
 
 def _broken(error: ProtocolError) -> None:

@@ -18,7 +18,7 @@ cdef class RoundRobin(Scheduler):
         self.last = NO_SERVER
 
     cdef int pick(self, uint32_t key, int exclude) noexcept nogil:
-        cdef int candidate = 0, tries
+        cdef int candidate = 0, _tries
         if self.count == 0:
             return NO_SERVER
         if self.last != NO_SERVER and self.place[self.last] != NO_SERVER:
@@ -26,7 +26,7 @@ cdef class RoundRobin(Scheduler):
         else:
             while candidate < self.count and self.slot[candidate] <= self.last:
                 candidate += 1
-        for tries in range(self.count):
+        for _tries in range(self.count):
             if candidate >= self.count:
                 candidate = 0
             if self.slot[candidate] != exclude:

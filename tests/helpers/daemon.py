@@ -1,7 +1,7 @@
 """A running `ns7 run`, seen as an operator sees it: its output, its exit code, its control socket.
 
 Every end is an examination: nothing may be left in flight, every query must be accounted for, the exit code
-must be 0, no process may be left, and no traceback may stand in the log.
+must be 0, no process may be left, and no traceback or broken invariant may stand in the log.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from tests.helpers.waiting import PATIENCE, wait_for
 ROOT = Path(__file__).resolve().parent.parent.parent
 # NS7_COMMAND tests an installed ns7 instead of this tree.
 COMMAND = shlex.split(os.environ.get("NS7_COMMAND", "")) or [sys.executable, "-m", "balancer"]
+# What no log may hold: an unhandled exception, and what the debug build says of a worker before it ends it.
+FATAL = ("Traceback", "broken invariant", "runtime error:", "AddressSanitizer")
 STARTING = 20.0
 STOPPING = 15.0
 
@@ -203,7 +205,8 @@ class Balancer:
 
     def examine_log(self) -> None:
         """No traceback, unless the test makes one."""
-        assert self._traceback or "Traceback" not in self.output(), self.output()
+        for word in FATAL:
+            assert word not in self.output() or (self._traceback and word == "Traceback"), self.output()
 
     def stop(self) -> None:
         """The examined end."""
