@@ -74,8 +74,22 @@ class Bench:
 
 
 def loads_table(loads: Sequence[tuple[str, Result]]) -> str:
-    """One line per load; times in milliseconds."""
-    head = ["load", "qps", "sent", "lost", "twice", "refused", "reset", "closed", "p50", "p99", "slowest", "own stalls"]
+    """One line per load; times in milliseconds. Late: answered after all, but too late; they are among the lost."""
+    head = [
+        "load",
+        "qps",
+        "sent",
+        "lost",
+        "late",
+        "twice",
+        "refused",
+        "reset",
+        "closed",
+        "p50",
+        "p99",
+        "slowest",
+        "own stalls",
+    ]
     rows = []
     for what, result in loads:
         stalls = sum(length for _, length in result.stalls)
@@ -88,6 +102,7 @@ def loads_table(loads: Sequence[tuple[str, Result]]) -> str:
                     for count in (
                         result.sent,
                         len(result.lost),
+                        result.late,
                         result.twice,
                         result.refused,
                         result.reset,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import time
 
 from benchmarks import goals, ns7
 from benchmarks.lab import Address, LabError, free_port
-from benchmarks.report import Goal, at_least, at_most
+from benchmarks.report import Goal, at_least, at_most, told
 from benchmarks.workers.bench import Bench
 
 RATE, TCP_RATE = 5_000, 100
@@ -38,21 +39,25 @@ def reload(bench: Bench) -> None:
     clients = {"UDP": bench.client(RATE, seconds)}
     if tcp:
         clients["TCP connects"] = bench.client(TCP_RATE, seconds, "tcp", ["--tcp"])
-    clock, done, refused = clients["UDP"], 0, ""
+    clock, refused = clients["UDP"], ""
+    took: list[float] = []
     for number in range(1, goals.RELOADS + 1):
         clock.wait_until(1 + (number - 1) * EVERY)
         if clock.second > seconds:
             break
+        begin = time.monotonic()
         try:
             bench.balancer.reload(step(bench, number, second))
-            done += 1
+            took.append(time.monotonic() - begin)
         except LabError as exc:
             refused = str(exc)
             print(f"reload {number}: {exc}", flush=True)
     what = "reload under load"
     results = {name: bench.took(name, client.result()) for name, client in clients.items()}
     row = f"{what}: applied" + (f" (last refusal: {refused[:60]})" if refused else "")
-    bench.run.goals.append(at_least(row, done, goals.RELOADS, digits=0))
+    bench.run.goals.append(at_least(row, len(took), goals.RELOADS, digits=0))
+    bench.run.goals.append(told(f"{what}: longest reload", f"{max(took, default=0):.2f} s"))
+    bench.run.details.append({"row": bench.row, "took": took})
     for name, result in results.items():
         bench.lost(f"{what}, {name}", [result], goals.LOST)
     if tcp:
