@@ -28,6 +28,7 @@ from benchmarks.udp import (
     scale,
     scale_name,
 )
+from benchmarks.workers import ROWS, workers
 
 SHORT = {"seconds": 6.0, "rounds": 3}
 FULL = {"seconds": 20.0, "rounds": 5}
@@ -55,6 +56,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "scale": (scaled,),
     "shares": (shares,),
     "memory": (memory,),
+    "workers": (workers,),
     "all": (compared, scaled, shares, memory),
 }
 HELP = {
@@ -62,7 +64,8 @@ HELP = {
     "scale": "ns7 with 64 and 256 servers against itself with 2",
     "shares": "what part of the queries each server gets",
     "memory": "idle memory, 65,000 queries in flight, twice",
-    "all": "every row of the goal list, at full length (about 35 minutes)",
+    "workers": "what clients notice when processes of ns7 die, hang or change",
+    "all": "every row of the goal list of speed, at full length (about 35 minutes)",
 }
 
 
@@ -91,9 +94,14 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--rounds", type=int, choices=range(1, 101), metavar="N", help="rounds (5; standard set 3)"
         )
-        verb.add_argument(
-            "--workers", type=int, choices=(1, 2), default=1, help="workers of each balancer (1)"
-        )
+        if case == "workers":
+            verb.add_argument(
+                "--row", action="append", choices=tuple(ROWS), default=[], help="one row; may be repeated (all)"
+            )
+        else:
+            verb.add_argument(
+                "--workers", type=int, choices=(1, 2), default=1, help="workers of each balancer (1)"
+            )
         verb.add_argument(
             "--json", type=Path, metavar="FILE", help="result file (benchmarks/results/CASE-DATE.json)"
         )
@@ -131,8 +139,9 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
         peers=getattr(arguments, "peers", ("ns7",)),
         rates=rates,
         servers=getattr(arguments, "servers", None) or 2,
-        workers=arguments.workers,
+        workers=getattr(arguments, "workers", 1),
         ns7=arguments.ns7,
+        rows=tuple(getattr(arguments, "row", ())),
     )
     return options, cases
 
@@ -164,13 +173,15 @@ def main() -> int:
     print("\n" + report.goals_table(run.goals))
     for why in [*run.missing.values(), *run.failures]:
         print(f"not measured or failed: {why}")
-    if doubts := [f"{r.peer}, {rate_name(r.rate)}: {r.doubt}" for r in run.rounds if r.doubt]:
+    doubts = [f"{r.peer}, {rate_name(r.rate)}: {r.doubt}" for r in run.rounds if r.doubt] + run.doubts
+    if doubts:
         print("doubtful figures:", *doubts, sep="\n  ")
     raw = {
         "missing": run.missing,
         "failures": run.failures,
         "rounds": [asdict(r) for r in run.rounds],
         "details": run.details,
+        "doubts": run.doubts,
     }
     path = report.save(arguments.case, facts, asdict(options), raw, run.goals, arguments.json)
     print(f"raw figures: {path}")

@@ -18,3 +18,16 @@ SHARE_ERROR = 1.0
 # Bytes. In-flight records are claimed at start, so a query should cost its slot's pages and nothing else.
 BYTES_IN_FLIGHT = 2048
 GROWTH_SECOND_ROUND = 1 << 20
+# `workers`: what may happen to the processes of ns7 without a client noticing more than this (seconds).
+KILLED_SLOWEST = 0.3
+STOPPED_SLOWEST = 1.5
+KILLS = 20
+RELOADS = 20
+CHILD_KILLS = 100
+# Children of a dead supervisor must be gone in this time; a restart takes as long as a start does.
+ORPHANS_GONE = 1.0
+RESTART_TO_START = 1.5
+# Forwarding while other processes die, to forwarding in peace.
+CPU_TO_PEACE = 1.05
+# One recvmmsg of the data path: least connection is exact to one batch.
+IN_FLIGHT_APART = 64

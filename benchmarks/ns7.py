@@ -1,13 +1,14 @@
-"""ns7 as the benchmarks use it: a configuration, `ns7 run`, and the numbers of `ns7 status --json`."""
+"""ns7 as the benchmarks use it: a configuration, `ns7 run`, and requests over its control socket."""
 
 from __future__ import annotations
 
 import json
 import shlex
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,28 +20,36 @@ COMMAND = f"{shlex.quote(sys.executable)} -m balancer"
 
 @dataclass(frozen=True)
 class Service:
-    """One [[service]]; a server is an address and its weight."""
+    """One [[service]]; a server is an address and its weight. `more` are further addresses to listen on."""
 
     name: str
     listen: Address
     servers: Sequence[tuple[Address, int]]
     scheduler: str = "wlc"
     udp_timeout: str = "2s"
+    more: Sequence[Address] = ()
 
 
-def config_text(services: Sequence[Service], workers: int, control: Path) -> str:
-    """The TOML file; everything not named here keeps its default."""
-    parts = [
-        f'[process]\nworkers = {workers}\nstate_dir = "{control.parent}/state"\n\n'
-        f'[admin]\nsocket = "{control}"\n'
-    ]
+def config_text(
+    services: Sequence[Service], workers: int, control: Path, more: Mapping[str, str] | None = None
+) -> str:
+    """The TOML file; everything not named here keeps its default. `more` is table → further lines of it."""
+    tables = {
+        "process": f'workers = {workers}\nstate_dir = "{control.parent}/state"\n',
+        "admin": f'socket = "{control}"\n',
+    }
+    for name, lines in (more or {}).items():
+        tables[name] = tables.get(name, "") + lines
+    parts = [f"[{name}]\n{lines}" for name, lines in tables.items()]
     for service in services:
+        listen = ", ".join(f'"{address}"' for address in (service.listen, *service.more))
         parts.append(
-            f'[[service]]\nname = "{service.name}"\nlisten = ["{service.listen}"]\n'
+            f'[[service]]\nname = "{service.name}"\nlisten = [{listen}]\n'
             f'scheduler = "{service.scheduler}"\nudp_timeout = "{service.udp_timeout}"\n'
         )
-        for n, (address, weight) in enumerate(service.servers, 1):
-            parts.append(f'[[service.server]]\nname = "s{n}"\naddress = "{address}"\nweight = {weight}\n')
+        for address, weight in service.servers:
+            name = f"{address.host}-{address.port}"  # the same in every configuration
+            parts.append(f'[[service.server]]\nname = "{name}"\naddress = "{address}"\nweight = {weight}\n')
     return "\n".join(parts)
 
 
@@ -66,23 +75,31 @@ class Balancer:
     """A started ns7."""
 
     process: Process
-    command: str
+    config: Path
     control: Path
 
+    def request(self, verb: str, seconds: float = 10) -> dict[str, Any]:
+        """One request over the control socket; LabError when it is refused or not answered."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.settimeout(seconds)
+                sock.connect(str(self.control))
+                sock.sendall(json.dumps({"verb": verb}).encode() + b"\n")
+                answer = json.loads(sock.makefile().readline())
+        except (OSError, ValueError) as exc:
+            raise LabError(f"ns7 {verb}: {exc or 'no answer'}") from exc
+        if not answer["ok"]:
+            raise LabError(f"ns7 {verb}: {answer['error']}")
+        result: dict[str, Any] = answer["result"]
+        return result
+
     def status(self) -> dict[str, Any]:
-        """Ask the running process; LabError when it does not tell."""
-        argv = [*shlex.split(self.command), "status", "--json", "--socket", str(self.control)]
-        try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=10, cwd=ROOT)
-        except subprocess.TimeoutExpired as exc:
-            raise LabError("ns7 status did not answer within 10 s") from exc
-        if done.returncode != 0:
-            raise LabError(f"ns7 status: exit code {done.returncode}: {last_line(done.stderr)}")
-        try:
-            status: dict[str, Any] = json.loads(done.stdout)
-        except json.JSONDecodeError as exc:
-            raise LabError(f"ns7 status is no JSON: {done.stdout[:200]!r}") from exc
-        return status
+        return self.request("status")
+
+    def reload(self, text: str, seconds: float = 30) -> None:
+        """Apply another configuration; LabError when it is refused."""
+        self.config.write_text(text)
+        self.request("reload", seconds)
 
     def workers(self) -> list[int]:
         return [int(worker["pid"]) for worker in self.status()["workers"]]
@@ -98,14 +115,27 @@ class Balancer:
 
 
 def start(
-    lab: Lab, name: str, services: Sequence[Service], workers: int = 1, command: str = COMMAND
+    lab: Lab,
+    name: str,
+    services: Sequence[Service],
+    workers: int = 1,
+    command: str = COMMAND,
+    more: Mapping[str, str] | None = None,
 ) -> Balancer:
     """Write the configuration and start `ns7 run`; the caller waits until it answers."""
     config = lab.folder / f"{name}.toml"
     control = lab.folder / f"{name}.sock"
-    config.write_text(config_text(services, workers, control))
+    config.write_text(config_text(services, workers, control, more))
     process = lab.start(name, [*shlex.split(command), "run", "-c", str(config)])
-    return Balancer(process, command, control)
+    return Balancer(process, config, control)
+
+
+def accepts(lab: Lab, text: str, command: str = COMMAND) -> bool:
+    """Whether `ns7 check` finds nothing wrong with this configuration."""
+    config = lab.folder / "checked.toml"
+    config.write_text(text)
+    argv = [*shlex.split(command), "check", "-c", str(config)]
+    return subprocess.run(argv, capture_output=True, timeout=30, cwd=ROOT).returncode == 0
 
 
 def missing(command: str = COMMAND) -> str | None:

@@ -32,6 +32,7 @@ class Options:
     servers: int = 2
     workers: int = 1
     ns7: str = ns7.COMMAND
+    rows: tuple[str, ...] = ()  # of a case whose rows can be chosen; empty: all
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Run:
     missing: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     details: list[dict[str, object]] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     def fail(self, text: str) -> None:
         if text not in self.failures:
@@ -73,6 +75,7 @@ class Run:
         self.missing.update(other.missing)
         self.failures += other.failures
         self.details += other.details
+        self.doubts += other.doubts
 
 
 def rate_name(rate: int) -> str:

@@ -1,4 +1,4 @@
-"""Clients: raw datagrams over connected UDP sockets, and a load at a steady rate that counts what was lost.
+"""Clients: raw datagrams over connected UDP sockets, and the one-shot client as a load that counts what is lost.
 
 A connected socket hears only the address it asked, so an answer from the wrong address is a lost one.
 """
@@ -6,18 +6,15 @@ A connected socket hears only the address it asked, so an answer from the wrong 
 from __future__ import annotations
 
 import contextlib
-import random
-import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import dns.edns
 import dns.message
 
+from benchmarks.oneshot import Plan, Result, Schedule, run
 from tests.helpers import ports, wire
 from tests.helpers.waiting import PATIENCE
 
@@ -104,84 +101,19 @@ def ask(address: str, data: bytes | None = None, source: str | None = None) -> b
         return client.ask(wire.query() if data is None else data)
 
 
-@dataclass
-class Load:
-    """What became of a load."""
-
-    sent: int = 0
-    answered: int = 0
-    twice: int = 0
-    latest: float = 0.0  # seconds the slowest answer took
-    lost: list[float] = field(default_factory=list)  # when the unanswered were sent, seconds after the start
-
-
 def load(
     address: str,
     qps: float,
     seconds: float,
-    schedule: Sequence[tuple[float, Callable[[], object]]] = (),
+    schedule: Schedule = (),
     *,
     sockets: int = 16,
     patience: float = 3.0,
-) -> Load:
-    """Send at `qps` for `seconds`, then wait up to `patience` for the last answers.
+) -> Result:
+    """Send at `qps` for `seconds`, each query once and for a name of its own, and wait up to `patience` for each
+    answer. `schedule` is (second, call) in order; what a call raises is raised here.
 
-    `schedule` is (second, call) in order, run by a thread of its own; what a call raises is raised here.
     Several source ports, so that every worker gets its part.
     """
-    clients = [Client(address) for _ in range(sockets)]
-    pending: dict[tuple[int, int], float] = {}
-    done: set[tuple[int, int]] = set()
-    result, first = Load(), random.getrandbits(16)
-    with (
-        contextlib.ExitStack() as stack,
-        selectors.DefaultSelector() as selector,
-        ThreadPoolExecutor(1) as actor,
-    ):
-        for number, client in enumerate(clients):
-            stack.callback(client.close)
-            client.socket.setblocking(False)
-            selector.register(client.socket, selectors.EVENT_READ, number)
-
-        def listen(wait: float) -> None:
-            for key, _ in selector.select(wait):
-                with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
-                    while True:
-                        tag = (key.data, wire.ident(key.fileobj.recv(65535)))  # type: ignore[union-attr]
-                        if tag in pending:
-                            result.latest = max(result.latest, time.monotonic() - pending.pop(tag))
-                            result.answered += 1
-                            done.add(tag)
-                        else:
-                            result.twice += tag in done
-
-        start = time.monotonic()
-
-        def act() -> None:
-            for second, call in schedule:
-                time.sleep(max(0.0, start + second - time.monotonic()))
-                call()
-
-        acting = actor.submit(act)
-        total = int(qps * seconds)
-        while result.sent < total:
-            due = start + result.sent / qps
-            now = time.monotonic()
-            if now < due:
-                listen(due - now)
-            else:
-                number, ident = result.sent % sockets, (first + result.sent) & 0xFFFF
-                with contextlib.suppress(ConnectionRefusedError):
-                    clients[number].send(wire.query(f"n{result.sent}.example", ident=ident))
-                pending[number, ident] = now
-                result.sent += 1
-                listen(0)
-        while not acting.done():
-            listen(0.05)
-        acting.result()
-        end = time.monotonic() + patience
-        while pending and time.monotonic() < end:
-            listen(0.05)
-        listen(0.05)
-    result.lost = sorted(sent - start for sent in pending.values())
-    return result
+    names = [wire.query(f"n{number}.example") for number in range(int(qps * seconds))]
+    return run(Plan(ports.split(address), qps, seconds, names, sockets, patience), schedule)
