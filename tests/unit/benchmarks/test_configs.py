@@ -20,8 +20,8 @@ def test_ns7_config_is_toml() -> None:
     service = ns7.Service("bench", LISTEN, [(SERVERS[0], 1), (SERVERS[1], 3)], "wrr", "6s")
     text = ns7.config_text([service, ns7.Service("live", LISTEN, [])], 2, Path("/tmp/x.sock"))
     config = tomllib.loads(text)
-    assert config["process"] == {"workers": 2}
-    assert config["admin"] == {"socket": "/tmp/x.sock"}
+    assert config["process"] == {"workers": 2, "state_dir": "/tmp/state"}
+    assert config["admin"] == {"socket": "/tmp/x.sock", "listen": []}
     first = config["service"][0]
     assert (first["scheduler"], first["udp_timeout"], first["listen"]) == ("wrr", "6s", ["127.0.0.1:15001"])
     assert [(s["address"], s["weight"]) for s in first["server"]] == [
