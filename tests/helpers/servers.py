@@ -51,6 +51,7 @@ remote-control:
 zone:
   name: {zone}
   zonefile: zone
+  provide-xfr: 0.0.0.0/0 NOKEY
 """
 
 NAMED_CONF = """options {{
