@@ -201,7 +201,7 @@ cdef class Relay:
         client.family = family
         client.key = key
         client.network = network
-        client.accepted_ns = self.streams.now
+        client.accepted_ns = client.since_ns = self.streams.now
         memcpy(client.address, name, size if size < 28 else 28)
         self.open += 1
         store(&self.row.open, self.open)

@@ -15,3 +15,4 @@ cdef class Tcp:
 
     cdef int _settle(self) except -1
     cdef int wake(self) except -1
+    cdef int _handle(self, int count) except -1

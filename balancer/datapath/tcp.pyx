@@ -20,6 +20,7 @@ from balancer.table.table cimport Row
 
 cdef enum:
     WAKE_BYTES = 262144
+    ROUNDS = 4                          # epoll_waits per wake
 
 
 cdef class _Listener:
@@ -89,14 +90,25 @@ cdef class Tcp:
         self.wake()
 
     cdef int wake(self) except -1:
-        cdef int count, index
+        cdef int _round, count
+        self.streams.received = 0
+        for _round in range(ROUNDS):
+            count = epoll_wait(self.streams.epoll, self.events, EVENTS, 0)
+            if count <= 0:
+                break
+            self.streams.now = monotonic_ns()
+            self._handle(count)
+            self._settle()
+            if self.streams.received >= WAKE_BYTES:
+                break
+        return 0
+
+    cdef int _handle(self, int count) except -1:
+        cdef int index
         cdef uint64_t data
         cdef uint32_t events
         cdef Stream *stream
         cdef Relay relay
-        self.streams.now = monotonic_ns()
-        self.streams.received = 0
-        count = epoll_wait(self.streams.epoll, self.events, EVENTS, 0)
         for index in range(count):
             data = self.events[index].data.u64
             events = self.events[index].events
@@ -114,7 +126,7 @@ cdef class Tcp:
                 relay.on_link(<Link *>stream, events)
             if self.streams.received >= WAKE_BYTES:
                 break
-        return self._settle()
+        return 0
 
     cdef int _settle(self) except -1:
         """Empty every list of what is due, then send what was staged; repeat while that makes more."""
