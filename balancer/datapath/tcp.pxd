@@ -8,7 +8,8 @@ cdef enum:
 
 cdef class Tcp:
     cdef readonly Streams streams
-    cdef list relays                    # by service
+    cdef list relays                    # by service number; None where there is none
+    cdef list active                    # those that are there
     cdef list listeners                 # of _Listener
     cdef bint out_of_descriptors
     cdef epoll_event events[EVENTS]

@@ -11,11 +11,11 @@ from libc.stdlib cimport calloc, free
 from balancer.datapath.admission cimport Admission
 from balancer.datapath.back cimport Back
 from balancer.datapath.relay cimport Client, Relay
-from balancer.datapath.pool cimport Link
+from balancer.datapath.pool cimport Link, Pool
 from balancer.datapath.stream cimport CLIENT, LISTENER, Stream, Streams
 from balancer.datapath.syscalls cimport EPOLLIN, epoll_wait, monotonic_ns
 from balancer.schedule.base cimport NO_SERVER
-from balancer.table.layout cimport MAX_SERVERS, load
+from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load
 from balancer.table.table cimport Row
 
 cdef enum:
@@ -29,19 +29,21 @@ cdef class _Listener:
 
 
 cdef class Tcp:
-    """open, receive, handle, send, sweep, close for the TCP side of all services. `row` is the worker's own."""
+    """open, receive, handle, send, sweep, close for the TCP side of all services. `row` is the worker's own; `backs`, one per service."""
 
     def __cinit__(self, Row row, backs):
         cdef Relay relay
         self.streams = Streams()
-        self.relays = []
+        self.relays = [None] * MAX_SERVICES
+        self.active = []
         self.listeners = []
         for back in backs:
             relay = Relay((<Back>back).service, self.streams, back)
             relay.row = &row.tcp_service_rows[relay.service]
             relay.rows = &row.tcp_server_rows[relay.service * MAX_SERVERS]
             relay.pool.rows = relay.rows
-            self.relays.append(relay)
+            self.relays[relay.service] = relay
+            self.active.append(relay)
 
     def fileno(self):
         """The descriptor that is readable when there is something to do."""
@@ -62,7 +64,8 @@ cdef class Tcp:
 
     def admit(self, int service, Admission admission):
         """The access lists of a service; UDP uses the same object."""
-        (<Relay>self.relays[service]).admission = admission
+        if self.relays[service] is not None:
+            (<Relay>self.relays[service]).admission = admission
 
     def set_limits(self, int service, *limits):
         """See Relay.set_limits."""
@@ -72,9 +75,12 @@ cdef class Tcp:
         """See Pool.set_server."""
         (<Relay>self.relays[service]).pool.set_server(slot, host, port, source, limit)
 
-    def retire_server(self, int service, int slot):
-        """See Pool.retire."""
-        (<Relay>self.relays[service]).pool.retire(slot)
+    def retire_absent(self, int service, present):
+        """Forget the servers whose slots are not in `present`: see Pool.retire."""
+        cdef Pool pool = (<Relay>self.relays[service]).pool
+        for slot in range(pool.used):
+            if pool.targets[<int>slot].present and slot not in present:
+                pool.retire(slot)
 
     def set_primary(self, int service, slot):
         """The server slot that SOA, AXFR, IXFR, NOTIFY and UPDATE go to; None: no such."""
@@ -82,7 +88,7 @@ cdef class Tcp:
 
     def adopt(self):
         """Begin: what the counters tell of a predecessor's connections is closed in them."""
-        for relay in self.relays:
+        for relay in self.active:
             (<Relay>relay).adopt()
 
     def on_readable(self):
@@ -133,7 +139,7 @@ cdef class Tcp:
         cdef Relay relay
         cdef Stream *stream
         while True:
-            for relay in self.relays:
+            for relay in self.active:
                 relay.settle()
             stream = self.streams.dirty
             if stream == NULL:
@@ -159,7 +165,7 @@ cdef class Tcp:
             self.out_of_descriptors = False
             for listener in self.listeners:
                 self.streams.watch(listener.stream, EPOLLIN)
-        for relay in self.relays:
+        for relay in self.active:
             relay.sweep()
         self._settle()
 
@@ -175,18 +181,18 @@ cdef class Tcp:
                 before = load(&relay.row.connections)
             self.streams.shut(listener.stream)
         self.listeners = []
-        for relay in self.relays:
+        for relay in self.active:
             relay.stop()
         self._settle()
         self.sweep()
 
     def close(self):
         """Close every connection now."""
-        for relay in self.relays:
+        for relay in self.active:
             (<Relay>relay).close()
         self.streams.bury()
 
     @property
     def busy(self):
         """Connections of clients that are open."""
-        return sum(relay.connections for relay in self.relays)
+        return sum(relay.connections for relay in self.active)

@@ -16,8 +16,8 @@ from balancer.errors import LayoutError
 
 from balancer.table.layout cimport (
     DROPS, IGNORES, LATENCY_BUCKETS, LAYOUT_VERSION, MAX_SERVERS, MAX_SERVICES, NAME_BYTES, RCODES, SERVER_FREE,
-    SERVER_PRESENT, SERVER_REMOVED, SERVICE_PRESENT, SERVICE_REMOVED, TCP_CLOSES, TCP_DROPS, TcpRowServer,
-    TcpRowService, add, load, load_acquire, store, store_release,
+    SERVER_PRESENT, SERVER_REMOVED, SERVICE_PRESENT, SERVICE_REMOVED, TCP_CLOSE_WORKER_LOST, TCP_CLOSES,
+    TCP_DROP_WORKER_LOST, TCP_DROPS, TcpRowServer, TcpRowService, add, load, load_acquire, store, store_release,
 )
 
 SERVERS_PER_SERVICE = MAX_SERVERS
@@ -320,6 +320,10 @@ cdef class Row(Region):
         for service in services:
             self._checked(service)
             other.service_rows[service].in_flight = 0
+            add(&other.tcp_service_rows[service].dropped[<int>TCP_DROP_WORKER_LOST],
+                other.tcp_service_rows[service].in_flight)
+            add(&other.tcp_service_rows[service].closed[<int>TCP_CLOSE_WORKER_LOST],
+                other.tcp_service_rows[service].open)
             other.tcp_service_rows[service].in_flight = other.tcp_service_rows[service].open = 0
             _move(<uint64_t *>&other.tcp_service_rows[service], <uint64_t *>&self.tcp_service_rows[service],
                   sizeof(TcpRowService))
