@@ -154,6 +154,14 @@ class Balancer:
     def workers(self) -> list[int]:
         return [int(worker["pid"]) for worker in self.status()["workers"]]
 
+    def kill_worker(self, number: int = 0) -> None:
+        """SIGKILL, and until its successor listens."""
+        before = self.workers()[number]
+        os.kill(before, signal.SIGKILL)
+        wait_for(
+            "a successor", lambda: (found := self.status()["workers"][number])["pid"] != before and found["listening"]
+        )
+
     def wait_dropped(self, expected: Mapping[str, int]) -> None:
         """Until the drops by reason are exactly these."""
         wait_for(f"drops {expected}", lambda: self.dropped() == expected or None, every=0.05)
