@@ -30,6 +30,7 @@ cdef struct Exchange:                   # one query, until it is answered or giv
     bint transfer
     bint update                         # never sent twice
     bint handed_over                    # may have reached a server
+    bint waits                          # for a link, since `since_ns`
     bint timed_out                      # the last server was silent
     bint stale                          # met a pooled connection that its server was just closing
     uint8_t bytes[1]                    # prefix and message; as many as it takes

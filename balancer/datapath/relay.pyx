@@ -349,7 +349,9 @@ cdef class Relay:
         if link != NULL:
             self._send(exchange, link)
         elif reason == WAITS:
-            exchange.since_ns = self.streams.now
+            if not exchange.waits:
+                exchange.waits = True
+                exchange.since_ns = self.streams.now
             _enqueue(&self.waiting, exchange)
         elif reason == DUE_AGAIN:
             _enqueue(&self.orphans, exchange)
@@ -360,8 +362,9 @@ cdef class Relay:
         """A link that the client holds already and that will do."""
         cdef Link *link = exchange.client.links
         while link != NULL:
-            if (not link.poisoned and not exchange.stale and not _tried(exchange, link.slot)
-                    and (only == NO_SERVER or link.slot == only)):
+            # A query that met a dying connection takes one that has shown to be alive, or is new.
+            if (not link.poisoned and not _tried(exchange, link.slot) and (only == NO_SERVER or link.slot == only)
+                    and not (exchange.stale and link.reused and link.answered_ns == 0)):
                 return link
             link = link.next
         return NULL
@@ -411,7 +414,7 @@ cdef class Relay:
         exchange.tries += 1
         exchange.link = link
         exchange.since_ns = self.streams.now
-        exchange.timed_out = False
+        exchange.timed_out = exchange.waits = False
         _enqueue(&self.sent, exchange)
         link.outstanding += 1
         if exchange.transfer:
@@ -703,6 +706,7 @@ cdef class Relay:
         """Dispatch orphans, let waiting queries have what came free, read on from clients that were full."""
         cdef Exchange *exchange
         cdef Exchange *following
+        cdef Exchange *last
         cdef Client *client
         cdef int index
         cdef bint free_link
@@ -721,8 +725,9 @@ cdef class Relay:
                 continue
             self.room = False
             exchange = self.waiting.oldest
+            last = self.waiting.newest          # those that must wait on are behind it from then on
             while exchange != NULL:
-                following = exchange.newer
+                following = exchange.newer if exchange != last else NULL
                 free_link = False
                 for index in range(self.back.scheduler.count):
                     if not self.pool.full(self.back.scheduler.slot[index]):
@@ -856,13 +861,18 @@ cdef class Relay:
                 exchange.since_ns = self.streams.now
                 _enqueue(&self.sent, exchange)
                 continue
-            add(&self.rows[link.slot].timeouts, 1)
-            exchange.timed_out = True
-            exchange.handed_over = True
-            if link.answered_ns <= exchange.since_ns:
-                self._lose(link)                        # not a word since: the whole connection is silent
-            else:
-                link.poisoned = True                    # others are answered: only this one is not
+            if link.answered_ns <= exchange.since_ns:   # not a word since: the whole connection is silent
+                exchange = exchange.client.first
+                while exchange != NULL:
+                    if exchange.link == link:
+                        exchange.timed_out = True
+                        add(&self.rows[link.slot].timeouts, 1)
+                    exchange = exchange.following
+                self._lose(link)
+            else:                                       # others are answered: only this one is not
+                add(&self.rows[link.slot].timeouts, 1)
+                exchange.timed_out = exchange.handed_over = True
+                link.poisoned = True
                 self._unsend(exchange)
                 _enqueue(&self.orphans, exchange)
                 if link.outstanding == 0 and not link.married:
