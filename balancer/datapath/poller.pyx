@@ -26,6 +26,7 @@ from balancer.datapath.syscalls cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLIN, c_close, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, exact_naps, monotonic_ns, nap,
 )
+from balancer.schedule.base cimport NO_SERVER
 from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load, store
 from balancer.table.table cimport ConfigTable, Row
 
@@ -202,7 +203,9 @@ cdef class DataPath:
                 for entry in entries
                 if entry.state == "present" and entry.weight and back.is_open(entry.slot)])
             back.timeout_ns = self.config.udp_timeout_ns(back.service)
-            self.tcp.set_primary(back.service, self.config.primary(back.service))
+            primary = self.config.primary(back.service)
+            back.primary = NO_SERVER if primary is None else primary
+            self.tcp.set_primary(back.service, primary)
             present = {entry.slot for entry in entries if entry.state == "present"}
             self.tcp.retire_absent(back.service, present)
             self.removed |= {(back.service, slot) for slot in range(MAX_SERVERS)
