@@ -36,7 +36,7 @@ def config_text(
     """The TOML file; everything not named here keeps its default. `more` is table → further lines of it."""
     tables = {
         "process": f'workers = {workers}\nstate_dir = "{control.parent}/state"\n',
-        "admin": f'socket = "{control}"\n',
+        "admin": f'socket = "{control}"\nlisten = []\n',
     }
     for name, lines in (more or {}).items():
         tables[name] = tables.get(name, "") + lines

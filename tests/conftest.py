@@ -12,10 +12,13 @@ import pytest
 from tests.helpers.client import Client
 from tests.helpers.daemon import Balancer
 from tests.helpers.nameserver import NameServer
+from tests.helpers.tcp import TcpClient, TcpServer
 
 StartBalancer = Callable[..., Balancer]
 StartServer = Callable[..., NameServer]
 OpenClient = Callable[..., Client]
+StartTcpServer = Callable[..., TcpServer]
+OpenTcpClient = Callable[..., TcpClient]
 
 
 @pytest.fixture
@@ -46,3 +49,17 @@ def client() -> Iterator[OpenClient]:
     """Opens clients: client(address, source=…)."""
     with contextlib.ExitStack() as stack:
         yield lambda *args, **kwargs: stack.enter_context(Client(*args, **kwargs))
+
+
+@pytest.fixture
+def tcpserver() -> Iterator[StartTcpServer]:
+    """Makes scripted name servers over TCP: tcpserver(handler, host=…)."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(TcpServer(*args, **kwargs))
+
+
+@pytest.fixture
+def tcpclient() -> Iterator[OpenTcpClient]:
+    """Opens clients over TCP: tcpclient(address, source=…)."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(TcpClient(*args, **kwargs))

@@ -37,16 +37,35 @@ def table(state: dict[str, Any]) -> list[str]:
              f"  -> {'RemoteAddress:Port':24} {'Name':12} {'State':8} {'Weight':>6} {'InFlight':>8} {'Queries':>11} "
              f"{'Answers':>11} {'Timeouts':>9} {'Refused':>8}"]
     for service in state["services"]:
-        lines.append(f"UDP  {', '.join(service['listen'])} {service['scheduler']}  ({service['name']}: "
-                     f"{service['queries']} queries, {service['answers']} answers, {service['timeouts']} timeouts, "
-                     f"{sum(service['dropped'].values())} dropped)")
-        lines += [f"  -> {server['address']:24} {server['name']:12} {server['state']:8} {server['weight']:6} "
-                  f"{server['inflight']:8} {server['queries']:11} {sum(server['answers'].values()):11} "
-                  f"{server['timeouts']:9} {server['refusals']:8}" for server in service["servers"]]
-        drops = ", ".join(f"{reason} {count}" for reason, count in service["dropped"].items() if count)
-        if drops:
-            lines.append(f"     dropped: {drops}")
+        tcp = service["tcp"]
+        lines.append(f"UDP  {_head(service, service)})")
+        lines += [_server(server, server, server["inflight"] - server["tcp"]["inflight"], server["refusals"])
+                  for server in service["servers"]]
+        lines += _reasons("dropped", service["dropped"])
+        lines.append(f"TCP  {_head(service, tcp)}, {tcp['open']} connections of {tcp['connections']}, "
+                     f"{tcp['transfers']} transfers)")
+        lines += [_server(server, server["tcp"], server["tcp"]["inflight"], server["tcp"]["failures"])
+                  for server in service["servers"]]
+        lines += _reasons("dropped", tcp["dropped"])
+        lines += _reasons("closed", tcp["closed"])
     return lines
+
+
+def _head(service: dict[str, Any], counters: dict[str, Any]) -> str:
+    return (f"{', '.join(service['listen'])} {service['scheduler']}  ({service['name']}: "
+            f"{counters['queries']} queries, {counters['answers']} answers, {counters['timeouts']} timeouts, "
+            f"{sum(counters['dropped'].values())} dropped")
+
+
+def _server(server: dict[str, Any], counters: dict[str, Any], inflight: int, refused: int) -> str:
+    return (f"  -> {server['address']:24} {server['name']:12} {server['state']:8} {server['weight']:6} "
+            f"{inflight:8} {counters['queries']:11} {sum(counters['answers'].values()):11} "
+            f"{counters['timeouts']:9} {refused:8}")
+
+
+def _reasons(word: str, counts: dict[str, int]) -> list[str]:
+    told = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
+    return [f"     {word}: {told}"] if told else []
 
 
 def reload(arguments: argparse.Namespace) -> int:

@@ -65,6 +65,10 @@ class Server(Section):
     sockets: Annotated[int, PlainValidator(whole(0, 64))] = Field(
         default=0,
         description="Sockets per worker towards this server, each with its own random port; 0 = automatic.")
+    tcp_connections: Annotated[int, PlainValidator(whole(1, 10_000))] = Field(
+        default=100,
+        description="TCP connections to this server, of all workers together; below what the server itself allows "
+        "(stock BIND: 150).")
 
 
 class Admit(Section):
@@ -98,6 +102,31 @@ class Service(Section):
     slow_start: Annotated[float, PlainValidator(duration("0s", "10m"))] = Field(
         default="10s", validate_default=True,
         description="Time in which a server that was added or undrained grows into its weight (wlc, wrr); 0s: none.")
+    primary: Annotated[str | None, PlainValidator(NAME)] = Field(
+        default=None, validate_default=False, examples=["ns7c1"],
+        description="Name of the server that alone gets SOA, AXFR, IXFR, NOTIFY and UPDATE; unset = none does. While "
+        "it is not up the others get SOA, AXFR and IXFR, and UPDATE and NOTIFY fail.")
+    tcp_timeout: Annotated[float, PlainValidator(duration("50ms", "60s"))] = Field(
+        default="2s", validate_default=True,
+        description="How long an answer of one server is waited for over TCP; then another is asked, once.")
+    tcp_idle: Annotated[float, PlainValidator(duration("100ms", "1h"))] = Field(
+        default="30s", validate_default=True,
+        description="How long a client's TCP connection may be idle, or a client leave its answers unread.")
+    tcp_message_time: Annotated[float, PlainValidator(duration("100ms", "1h"))] = Field(
+        default="5s", validate_default=True, description="How long a client may take to send one message over TCP.")
+    tcp_message_reads: Annotated[int, PlainValidator(whole(2, 65536))] = Field(
+        default=200, description="In how many pieces one message may come over TCP.")
+    tcp_connections_max: Annotated[int, PlainValidator(whole(1, 1_000_000))] = Field(
+        default=20_000,
+        description="TCP connections of clients in all; from seven eighths on the longest idle ones are closed.")
+    tcp_per_client: Annotated[int, PlainValidator(whole(1, 1_000_000))] = Field(
+        default=100,
+        description="TCP connections of one client address (IPv6: of one /64); counted by each worker for its part.")
+    tcp_queries: Annotated[int, PlainValidator(whole(0, 1_000_000_000))] = Field(
+        default=0, description="Queries on one TCP connection, after which it is closed; 0 = no limit.")
+    tcp_lifetime: Annotated[float, PlainValidator(duration("0s", "24h"))] = Field(
+        default="1h", validate_default=True,
+        description="How long a client's TCP connection may last; transfers may last longer. \"0s\" = no limit.")
     admit: Admit = Field(default=Admit(), description="Which clients may send what.")
     servers: tuple[Server, ...] = Field(
         alias="server", min_length=1, max_length=SERVERS_MAX, description="The servers behind this service.")

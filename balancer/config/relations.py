@@ -55,6 +55,16 @@ def _servers(service: dict[str, Any], at: Path, ours: dict[Endpoint, str]) -> It
             yield (*path, "source"), f"must be an {family} address, as the server's address is"
 
 
+def _primary(service: dict[str, Any], at: Path) -> Iterator[Finding]:
+    primary = _valid(NAME, service.get("primary"))
+    if primary is None:
+        return
+    names = [_valid(NAME, server.get("name")) for _, server in _tables(service, "server")]
+    if primary not in names:
+        known = ", ".join(name for name in names if name)
+        yield (*at, "primary"), f"must be the name of a server of this service ({known})"
+
+
 def _swallowed(listen: dict[Endpoint, tuple[int, int]]) -> Iterator[Finding]:
     """A wildcard takes every address of its family and port, so another service cannot have one of them."""
     wildcards = {(each.family, each.port): each for each in listen if each.host in WILDCARDS}
@@ -106,6 +116,7 @@ def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
     yield from _swallowed(first)
     for index, service in _tables(document, "service"):
         yield from _servers(service, ("service", index), listen)
+        yield from _primary(service, ("service", index))
     admin = document.get("admin")
     yield from _admin(admin if isinstance(admin, dict) else {}, listen)
     alerts = document.get("alerts")

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from balancer.datapath.front cimport Front
 from balancer.datapath.mmsg cimport Inbox, Outbox
-from balancer.datapath.query cimport Slots
+from balancer.datapath.query cimport Query, Slots
 from balancer.datapath.syscalls cimport sockaddr_in6
 from balancer.schedule.base cimport Scheduler
 from balancer.table.layout cimport MAX_SERVERS, RowServer, RowService
@@ -27,6 +27,7 @@ cdef class Back:
     cdef Slots slots
     cdef Front front
     cdef Scheduler scheduler
+    cdef int primary                    # slot that SOA, AXFR, IXFR, NOTIFY and UPDATE go to, or NO_SERVER
     cdef Inbox inbox
     cdef Outbox outbox
     cdef RowService *row
@@ -43,6 +44,7 @@ cdef class Back:
     cdef uint64_t now                   # CLOCK_MONOTONIC of the present wake
 
     cdef void handle(self) noexcept nogil
+    cdef int _pick(self, Query *query, int exclude) noexcept nogil
     cdef int _dispatch(self, int number, int exclude, uint8_t *bytes) noexcept nogil
     cdef void send_again(self) noexcept nogil
     cdef void _give_up(self, int number, int reason) noexcept nogil

@@ -22,6 +22,7 @@ from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport (
     LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, Query, Slots,
 )
+from balancer.datapath.replies cimport RCODE_WIRE_SERVFAIL, belongs_to_primary, only_primary
 from balancer.datapath.syscalls cimport (
     AF_UNSPEC, MSG_DONTWAIT, c_connect, getpeername, sendmmsg, sockaddr, sockaddr_in6, socklen_t,
 )
@@ -30,9 +31,9 @@ from balancer.datapath.wire cimport (
 )
 from balancer.schedule.base cimport NO_SERVER, Scheduler
 from balancer.table.layout cimport (
-    DROP_BACKLOG_FULL, DROP_NO_SERVER, DROP_TABLE_FULL, DROP_UNSENT, IGNORE_LATE, IGNORE_NOT_RESPONSE, IGNORE_SHORT,
-    IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER, RowServer, add,
-    check, load, store,
+    DROP_BACKLOG_FULL, DROP_NO_SERVER, DROP_PRIMARY_DOWN, DROP_TABLE_FULL, DROP_UNSENT, IGNORE_LATE,
+    IGNORE_NOT_RESPONSE, IGNORE_SHORT, IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER, RowServer,
+    add, check, load, store,
 )
 from balancer.table.table cimport latency_bounds_ns
 
@@ -50,6 +51,7 @@ cdef class Back:
         self.front = front
         self.scheduler = scheduler
         self.timeout_ns = timeout_ns
+        self.primary = NO_SERVER
         self.inbox = Inbox(ANSWERS, False)
         self.outbox = Outbox(OUTBOX)
 
@@ -140,6 +142,12 @@ cdef class Back:
         self.batch += 1
         for index in range(self.front.arrival_count):
             arrival = &self.front.arrivals[index]
+            if (self.primary != NO_SERVER and only_primary(arrival.bytes)
+                    and self.scheduler.place[self.primary] == NO_SERVER):
+                add(&self.row.dropped[<int>DROP_PRIMARY_DOWN], 1)
+                self.front.refuse(&self.front.listeners[self.front.receiving], self.front.receiving, arrival,
+                                  RCODE_WIRE_SERVFAIL)
+                continue
             number = self.slots.claim(self.service, self.now)
             if number == NONE:
                 add(&self.row.dropped[<int>DROP_TABLE_FULL], 1)
@@ -165,10 +173,19 @@ cdef class Back:
         self.front.inbox.state.taken = self.front.inbox.used
         self.flush()
 
+    cdef int _pick(self, Query *query, int exclude) noexcept nogil:
+        """The server for a query: `primary` for what belongs to it while it may be chosen, else the scheduler's word."""
+        if self.primary != NO_SERVER and belongs_to_primary(query.bytes, query.question_end):
+            if self.scheduler.place[self.primary] != NO_SERVER and self.primary != exclude:
+                return self.primary
+            if only_primary(query.bytes):
+                return NO_SERVER
+        return self.scheduler.pick(query.key, exclude)
+
     cdef int _dispatch(self, int number, int exclude, uint8_t *bytes) noexcept nogil:
         """Open a leg for a query and stage it; `bytes` is the whole query, borrowed until the next `flush`."""
         cdef Query *query = self.slots.query(number)
-        cdef int slot = self.scheduler.pick(query.key, exclude), leg, tries, fixed_id = NONE
+        cdef int slot = self._pick(query, exclude), leg, tries, fixed_id = NONE
         cdef Server *server
         if slot == NO_SERVER:
             self._give_up(number, DROP_NO_SERVER if query.legs_used == 0 else DROP_UNSENT)

@@ -58,7 +58,7 @@ cdef class Front:
     cdef int recover(self) noexcept
     cdef int _filter(self, Listener *listener, Admission admission, RowService *row) noexcept nogil
     cdef bint _ours(self, const uint8_t *client, const uint8_t *local, int family) noexcept nogil
-    cdef void refuse(self, Listener *listener, int number, Arrival *arrival) noexcept nogil
+    cdef void refuse(self, Listener *listener, int number, Arrival *arrival, int rcode) noexcept nogil
     cdef void answer(self, Query *query, uint8_t *bytes, int size) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef void _address(self, int index, Listener *listener, const uint8_t *client, int client_size,

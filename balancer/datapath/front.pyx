@@ -163,7 +163,7 @@ cdef class Front:
             if verdict != ADMITTED:
                 add(&row.dropped[<int>DROP_NOT_ADMITTED], 1)
                 if verdict == REFUSED:
-                    self.refuse(listener, <int>(listener - self.listeners), arrival)
+                    self.refuse(listener, <int>(listener - self.listeners), arrival, RCODE_WIRE_REFUSED)
                 continue
             arrival.key = _fold(arrival.client)
             self.arrival_count += 1
@@ -194,13 +194,13 @@ cdef class Front:
                     return True
         return False
 
-    cdef void refuse(self, Listener *listener, int number, Arrival *arrival) noexcept nogil:
-        """Tell the client REFUSED: its own header and question, nothing else. Never larger than what was asked."""
+    cdef void refuse(self, Listener *listener, int number, Arrival *arrival, int rcode) noexcept nogil:
+        """Tell the client REFUSED or SERVFAIL: its own header and question, nothing else. Never larger than what was asked."""
         cdef int index, size = arrival.question_end if arrival.question_end else HEADER_BYTES
         if self.outbox.count == OUTBOX:
             self.flush()
         arrival.bytes[2] = (arrival.bytes[2] & 0x79) | 0x80     # QR, OPCODE and RD; AA and TC off
-        arrival.bytes[3] = RCODE_WIRE_REFUSED
+        arrival.bytes[3] = <uint8_t>rcode
         memset(arrival.bytes + 4, 0, 8)
         if arrival.question_end:
             write16(arrival.bytes + 4, 1)

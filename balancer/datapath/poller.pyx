@@ -21,10 +21,12 @@ from balancer.datapath.admission cimport Admission
 from balancer.datapath.back cimport MAX_SOCKETS, Back, socket_number
 from balancer.datapath.front cimport Front
 from balancer.datapath.query cimport Slots
+from balancer.datapath.tcp cimport Tcp
 from balancer.datapath.syscalls cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLIN, c_close, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, exact_naps, monotonic_ns, nap,
 )
+from balancer.schedule.base cimport NO_SERVER
 from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load, store
 from balancer.table.table cimport ConfigTable, Row
 
@@ -56,6 +58,7 @@ cdef class DataPath:
     cdef Row row
     cdef Slots slots
     cdef Front front
+    cdef readonly Tcp tcp               # DNS over TCP: an epoll set of its own, `on_tcp_readable`
     cdef list backs                     # by service number; None where there is none
     cdef list active                    # those that are there
     cdef list others
@@ -89,6 +92,7 @@ cdef class DataPath:
             self.backs[service] = back
             self.active.append(back)
         exact_naps()
+        self.tcp = Tcp(self.row, self.active)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             raise OSError("epoll_create1 failed")
@@ -113,6 +117,7 @@ cdef class DataPath:
     def admit(self, int service, query, transfer, update, notify):
         """The access lists of a service, each as the pairs that `admission.ranges` returns."""
         self.front.admissions[service] = Admission(query, transfer, update, notify)
+        self.tcp.admit(service, self.front.admissions[service])
 
     def open_listener(self, int service, int descriptor):
         """Take queries of `service` from a bound socket."""
@@ -162,6 +167,7 @@ cdef class DataPath:
         count = self.slots.adopt()
         for back in self.active:
             back.adopt()
+        self.tcp.adopt()
         self.refresh()
         if count:
             for _ in range(ADOPTED_ROUNDS):
@@ -197,7 +203,11 @@ cdef class DataPath:
                 for entry in entries
                 if entry.state == "present" and entry.weight and back.is_open(entry.slot)])
             back.timeout_ns = self.config.udp_timeout_ns(back.service)
+            primary = self.config.primary(back.service)
+            back.primary = NO_SERVER if primary is None else primary
+            self.tcp.set_primary(back.service, primary)
             present = {entry.slot for entry in entries if entry.state == "present"}
+            self.tcp.retire_absent(back.service, present)
             self.removed |= {(back.service, slot) for slot in range(MAX_SERVERS)
                              if slot not in present and back.is_open(slot)}
         self._close_removed()
@@ -240,6 +250,12 @@ cdef class DataPath:
             elif handled < LONE_ROUND:
                 break
         self.rested_ns = monotonic_ns()
+
+    def on_tcp_readable(self):
+        """The same for TCP. Called by the event loop when `tcp` is readable."""
+        if self.others:
+            self._observe()
+        self.tcp.on_readable()
 
     cdef int _answers(self, int count) except -1:
         """Relay what the servers said; the number of datagrams and errors."""
@@ -313,6 +329,7 @@ cdef class DataPath:
             back.retry()
             back.expire()
             busy = busy or back.waiting
+        self.tcp.sweep()
         if now - self.drops_counted_ns > 1000000000:
             self.drops_counted_ns = now
             self.front.count_socket_drops()

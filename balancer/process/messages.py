@@ -35,9 +35,35 @@ class Admit(NamedTuple):
 
 
 class Listen(NamedTuple):
-    """Descriptor: one bound socket."""
+    """Descriptor: one bound socket, of TCP one that listens."""
 
     service: int
+    proto: str = "udp"
+
+
+class TcpLimits(NamedTuple):
+    """What holds for the TCP connections of a service, this worker's part; see datapath/relay.pyx."""
+
+    service: int
+    timeout_ns: int
+    idle_ns: int
+    message_ns: int
+    lifetime_ns: int
+    queries: int
+    reads: int
+    connections: int
+    per_client: int
+
+
+class TcpReach(NamedTuple):
+    """Where a server is connected to over TCP, from which address, and how often by this worker."""
+
+    service: int
+    slot: int
+    host: str
+    port: int
+    source: str | None
+    limit: int
 
 
 class Reach(NamedTuple):
@@ -157,8 +183,8 @@ class Stop(NamedTuple):
     """Take nothing new, finish what is in flight, end."""
 
 
-Message = (Attach | Admit | Listen | Reach | Go | Changed | Listening | Start | Configure | Rows | Notice | Snapshot
-           | Started | Emit | Publish | Ask | Reply | Stop)
+Message = (Attach | Admit | Listen | TcpLimits | TcpReach | Reach | Go | Changed | Listening | Start | Configure | Rows
+           | Notice | Snapshot | Started | Emit | Publish | Ask | Reply | Stop)
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 IP_MTU_DISCOVER, IP_PMTUDISC_OMIT, IP_RECVERR, IP_FREEBIND, IP_PKTINFO = 10, 5, 11, 15, 8
 IPV6_MTU_DISCOVER, IPV6_PMTUDISC_OMIT, IPV6_RECVERR, IPV6_FREEBIND = 23, 5, 25, 78
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+TCP_NOTSENT_LOWAT = 25
 DISCARD = 9
+BACKLOG = 4096              # connections the kernel completes before a worker takes them (net.core.somaxconn caps it)
+UNSENT_MOST = 131072
 
 
 def set_buffers(one: socket.socket, size: int) -> None:
@@ -37,8 +40,9 @@ def _no_path_mtu(one: socket.socket) -> None:
         one.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT)
 
 
-def _bound(address: Endpoint, reuse_port: bool, free: bool = True) -> socket.socket:
-    one = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+def _bound(address: Endpoint, reuse_port: bool, free: bool = True,
+           kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
+    one = socket.socket(address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if one.family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -49,10 +53,13 @@ def _bound(address: Endpoint, reuse_port: bool, free: bool = True) -> socket.soc
                 one.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         if reuse_port:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if kind == socket.SOCK_STREAM:      # past connections (TIME_WAIT) hold nobody up, another listener still does
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind((address.host, address.port))
     except OSError as error:
         one.close()
-        raise StartError(f"cannot listen on {address}/udp: {_reason(error)}") from error
+        proto = "tcp" if kind == socket.SOCK_STREAM else "udp"
+        raise StartError(f"cannot listen on {address}/{proto}: {_reason(error)}") from error
     return one
 
 
@@ -70,6 +77,7 @@ def probe_listen(address: Endpoint) -> bool:
     SO_REUSEPORT would let a second ns7 of the same user share the port silently; a bind without it does not.
     """
     _bound(address, reuse_port=False).close()
+    _bound(address, reuse_port=False, kind=socket.SOCK_STREAM).close()
     try:
         _bound(address, reuse_port=False, free=False).close()
     except StartError:
@@ -101,6 +109,20 @@ def silence(one: socket.socket) -> None:
         host = "127.0.0.1" if one.family == socket.AF_INET else "::1"
     with contextlib.suppress(OSError):
         one.connect((host, DISCARD))
+
+
+def open_tcp_listener(address: Endpoint) -> socket.socket:
+    """A TCP socket that listens on `address`, one of a SO_REUSEPORT group. Connections inherit its options."""
+    one = _bound(address, reuse_port=True, kind=socket.SOCK_STREAM)
+    # Answers leave at once; what the kernel holds unsent for a client that does not read is bounded.
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    one.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MOST)
+    try:
+        one.listen(BACKLOG)
+    except OSError as error:
+        one.close()
+        raise StartError(f"cannot listen on {address}/tcp: {_reason(error)}") from error
+    return one
 
 
 def open_server(address: Endpoint, source: str | None, buffer: int) -> socket.socket:

@@ -21,7 +21,7 @@ from balancer.datapath.admission import ranges
 from balancer.datapath.query import Slots, slots_size
 from balancer.errors import StartError
 from balancer.process import sockets
-from balancer.process.messages import Admit, Attach, Go, Listen, Message, Reach
+from balancer.process.messages import Admit, Attach, Go, Listen, Message, Reach, TcpLimits, TcpReach
 from balancer.table.table import (
     SERVERS_PER_SERVICE,
     SERVICES,
@@ -37,6 +37,10 @@ from balancer.table.view import TableView
 if TYPE_CHECKING:
     from balancer.config import Config, Endpoint
     from balancer.config.model import Server, Service
+
+TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
+            "tcp_connections_max", "tcp_per_client")
+LEAST_PER_CLIENT = 8        # of tcp_per_client in one worker: a client's few connections may all meet the same one
 
 Send = Callable[[Message, list[int]], None]
 
@@ -58,6 +62,7 @@ class WorkerState:
         self.slots_fd = allocate("ns7-slots", slots_size(inflight_max))
         Slots(self.slots_fd, True, SERVICES, True)          # writes the header
         self.listeners: list[tuple[int, socket.socket]] = []
+        self.tcp_listeners: list[tuple[int, socket.socket]] = []
         self.servers: dict[tuple[int, int], list[socket.socket]] = {}
 
     def heartbeat_age(self) -> float:
@@ -99,12 +104,14 @@ class State:
         self.past = Row(self.past_fd, True, True)
         self.past_view_fd = read_only(self.past_fd)
         self.listeners: dict[Place, socket.socket] = {}
+        self.tcp_listeners: dict[Place, socket.socket] = {}
         self.unreached: dict[str, str] = {}         # "service/server" → why it has no sockets
         self.retiring: list[Crew] = []
         for number, service in enumerate(config.services):
             self._describe(number, service)
             for slot, server in enumerate(service.servers):
                 self.table.add_server(number, slot, server.name, str(server.address), server.weight)
+            self.table.set_primary(number, self._primary(number, service))
         self.table.publish()
         self._open_listeners(config, workers)
         self.crew = self._new_crew(config, workers)
@@ -141,11 +148,14 @@ class State:
                     if place not in self.listeners:
                         self.listeners[place] = sockets.open_listener(place.address, config.process.udp_buffer)
                         opened.append(place)
+                        self.tcp_listeners[place] = sockets.open_tcp_listener(place.address)
                     else:
                         sockets.set_buffers(self.listeners[place], config.process.udp_buffer)
         except StartError:
             for place in opened:
                 self.listeners.pop(place).close()
+                if place in self.tcp_listeners:
+                    self.tcp_listeners.pop(place).close()
             raise
 
     def _new_crew(self, config: Config, workers: int) -> Crew:
@@ -157,6 +167,8 @@ class State:
             numbers.append(number)
             for index, worker in enumerate(members):
                 worker.listeners += [(number, self.listeners[Place(address, index)]) for address in service.listen]
+                worker.tcp_listeners += [(number, self.tcp_listeners[Place(address, index)])
+                                         for address in service.listen]
         return Crew(members, tuple(numbers))
 
     def reach(self, worker: WorkerState) -> list[Reach]:
@@ -190,10 +202,12 @@ class State:
         """Everything a new process of this worker needs, in order."""
         others = [other.row_view_fd for other in crew.workers if other is not worker]
         send(Attach(len(others)), [self.config_view_fd, worker.row_fd, worker.slots_fd, *others])
-        for message in self.admissions(crew):
+        for message in (*self.admissions(crew), *self.tcp(crew)):
             send(message, [])
         for number, listener in worker.listeners:
             send(Listen(number), [listener.fileno()])
+        for number, listener in worker.tcp_listeners:
+            send(Listen(number, "tcp"), [listener.fileno()])
         for (number, slot), ends in worker.servers.items():
             send(Reach(number, slot), [end.fileno() for end in ends])
         send(Go(), [])
@@ -207,6 +221,32 @@ class State:
                 found.append(Admit(number, *([list(pair) for pair in ranges(networks)] for networks in (
                     service.admit.query, service.admit.transfer, service.admit.update, service.admit.notify))))
         return found
+
+    def tcp(self, crew: Crew) -> list[TcpLimits | TcpReach]:
+        """What a crew's workers need to know for TCP: each one's part of the limits, and where the servers are."""
+        def part(limit: int) -> int:
+            return -(-limit // len(crew.workers))
+
+        messages: list[TcpLimits | TcpReach] = []
+        for service in self.config.services:
+            number = self.number(service.name)
+            if number is None or number not in crew.services:
+                continue
+            timeout, idle, message, lifetime = (round(seconds * 1e9) for seconds in (
+                service.tcp_timeout, service.tcp_idle, service.tcp_message_time, service.tcp_lifetime))
+            per_client = max(part(service.tcp_per_client), min(service.tcp_per_client, LEAST_PER_CLIENT))
+            messages.append(TcpLimits(number, timeout, idle, message, lifetime, service.tcp_queries,
+                                      service.tcp_message_reads, part(service.tcp_connections_max), per_client))
+            for entry in self.table.servers(number):
+                server = self._server(number, entry.name)
+                if entry.state == "present" and server is not None:
+                    messages.append(TcpReach(number, entry.slot, server.address.host, server.address.port,
+                                             _text(server.source), part(server.tcp_connections)))
+        return messages
+
+    def _primary(self, number: int, service: Service) -> int | None:
+        return next((entry.slot for entry in self.table.servers(number)
+                     if entry.state == "present" and entry.name == service.primary), None)
 
     # Changes
 
@@ -280,6 +320,7 @@ class State:
             self._describe(number, service)
             for slot, server in enumerate(service.servers):
                 self.table.add_server(number, slot, server.name, str(server.address), server.weight)
+            self.table.set_primary(number, self._primary(number, service))
             changes.append(f"added service {service.name}")
         return changes
 
@@ -290,6 +331,8 @@ class State:
             self._describe(number, service)
             changes.append(f"{service.name}: udp_timeout {service.udp_timeout:g} s, scheduler {service.scheduler}, "
                            f"slow_start {service.slow_start:g} s")
+        if any(getattr(service, key) != getattr(old, key) for key in TCP_KEYS):
+            changes.append(f"{service.name}: TCP limits")
         if service.admit != old.admit:
             changes.append(f"{service.name}: access lists")
         before = {server.name: server for server in old.servers}
@@ -310,6 +353,12 @@ class State:
             elif server.weight != before[server.name].weight:
                 self.table.set_weight(number, slot, server.weight, now)
                 changes.append(f"{service.name}: {server.name} weight {before[server.name].weight} → {server.weight}")
+            if server.name in before and server.tcp_connections != before[server.name].tcp_connections:
+                changes.append(f"{service.name}: {server.name} tcp_connections {server.tcp_connections}")
+        primary = self._primary(number, service)
+        if primary != self.table.primary(number):
+            self.table.set_primary(number, primary)
+            changes.append(f"{service.name}: primary {service.primary or 'none'}")
         return changes
 
     def reclaim(self) -> None:
@@ -336,6 +385,7 @@ class State:
         for place, listener in list(self.listeners.items()):
             if listener not in used and listener in _listeners(crew):
                 sockets.silence(self.listeners.pop(place))
+                self.tcp_listeners.pop(place)       # its worker takes what waits there, and no more
 
     def bury(self, crew: Crew) -> None:
         """All processes of a retiring crew are gone: its counters become past, its memory and sockets are given up."""
@@ -346,6 +396,9 @@ class State:
         kept = {listener for one in self.crews() for listener in _listeners(one)}
         for listener in set(_listeners(crew)) - kept:
             listener.close()
+        kept = {listener for one in self.crews() for listener in _tcp_listeners(one)}
+        for listener in set(_tcp_listeners(crew)) - kept:
+            listener.close()
         known = {number for one in self.crews() for number in one.services}
         for number in range(SERVICES):
             if self.table.service_state(number) == "removed" and number not in known:
@@ -355,6 +408,10 @@ class State:
 
 def _listeners(crew: Crew) -> list[socket.socket]:
     return [listener for worker in crew.workers for _, listener in worker.listeners]
+
+
+def _tcp_listeners(crew: Crew) -> list[socket.socket]:
+    return [listener for worker in crew.workers for _, listener in worker.tcp_listeners]
 
 
 def _shape(config: Config, workers: int) -> object:

@@ -18,7 +18,19 @@ from balancer.datapath.query import check_none_live
 from balancer.errors import ProtocolError
 from balancer.process.channel import Channel
 from balancer.process.kinds import Kind
-from balancer.process.messages import Admit, Attach, Changed, Go, Listen, Listening, Message, Reach, Stop
+from balancer.process.messages import (
+    Admit,
+    Attach,
+    Changed,
+    Go,
+    Listen,
+    Listening,
+    Message,
+    Reach,
+    Stop,
+    TcpLimits,
+    TcpReach,
+)
 
 DRAIN = 1.0                 # seconds at most that a stopping worker goes on taking what waits in its sockets
 
@@ -45,8 +57,14 @@ class Worker:
                     os.close(descriptor)
             case Admit():
                 self._running.admit(*message)
+            case Listen(service, "tcp"):
+                self._running.tcp.open_listener(service, descriptors[0])
             case Listen(service):
                 self._running.open_listener(service, descriptors[0])
+            case TcpLimits():
+                self._running.tcp.set_limits(*message)
+            case TcpReach():
+                self._running.tcp.set_server(*message)
             case Reach(service, slot):
                 self._close_removed()
                 self._servers[service, slot] = descriptors
@@ -54,6 +72,7 @@ class Worker:
             case Go():
                 adopted = self._running.adopt()
                 self._loop.add_reader(self._running.fileno(), self._running.on_readable)
+                self._loop.add_reader(self._running.tcp.fileno(), self._running.on_tcp_readable)
                 self._sweep()
                 self._channel.send(Listening(adopted))
             case Changed():
@@ -73,7 +92,7 @@ class Worker:
     def _sweep(self) -> None:
         self._timer = self._loop.call_later(self._running.sweep(), self._sweep)
         self._close_removed()
-        if self._drained and self._running.in_flight == 0 and not self.ended.done():
+        if self._drained and self._running.in_flight == 0 and not self._running.tcp.busy and not self.ended.done():
             self.ended.set_result(None)
 
     def _close_removed(self) -> None:
@@ -89,6 +108,7 @@ class Worker:
         if self._path is None or self._timer is None:
             self.ended.set_result(None)
             return
+        self._path.tcp.stop()
         self._drain(self._loop.time() + DRAIN)
 
     def _drain(self, deadline: float) -> None:

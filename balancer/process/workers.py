@@ -154,7 +154,7 @@ class Workers:
         for team in (self._team, *self._retiring):
             for member in team.members:
                 self.reach(member)
-                for message in self._state.admissions(team.crew):
+                for message in (*self._state.admissions(team.crew), *self._state.tcp(team.crew)):
                     member.post.send(message)
                 member.post.send(Changed())
 
@@ -203,7 +203,8 @@ class Workers:
         for member in team.members:
             member.post.release()
             member.post.send(Stop())
-        longest = max(service.udp_timeout for service in self._state.config.services) + STOP_GRACE
+        longest = max(max(service.udp_timeout, 2 * service.tcp_timeout)
+                      for service in self._state.config.services) + STOP_GRACE
         await asyncio.gather(*(member.post.ended(longest) for member in team.members))
 
     async def stop(self) -> None:

@@ -8,6 +8,7 @@ struct gives its writer and who resets it.
 
     config  memfd of the supervisor    ConfigHeader  ConfigService × 64
     row     memfd of one worker        RowHeader     RowService × 64   RowServer × 64 × 256
+                                       then the same for TCP: TcpRowService, TcpRowServer
     slots   memfd of one worker        SlotsHeader   Query × capacity  long queries  inbox   (datapath/query.pxd)
 
 Services, like servers, live in numbered slots of a fixed number, so a service comes or goes without new memory; pages
@@ -37,7 +38,7 @@ cdef extern from *:
     void check "NS7_CHECK"(bint condition) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 2          # raised by every change of a struct in this file
+    LAYOUT_VERSION = 3          # raised by every change of a struct in this file
     MAX_SERVICES = 64           # service slots
     MAX_SERVERS = 256           # server slots per service
     NAME_BYTES = 64             # a name is at most 63 bytes of ASCII, padded with zeros
@@ -67,6 +68,7 @@ cdef enum Drop:                 # RowService.dropped: why a query got no answer 
     DROP_CLIENT_UNREACHABLE     # answer: no route, host or network down
     DROP_CLIENT_TOO_LONG        # answer: EMSGSIZE
     DROP_CLIENT_ERROR           # answer: any other errno
+    DROP_PRIMARY_DOWN           # UPDATE or NOTIFY while `primary` may not be chosen: SERVFAIL
     DROPS
 
 cdef enum Rcode:                # RowServer.answers: RFC 1035 §4.1.1, RFC 2136 §2.2, everything above is OTHER
@@ -86,6 +88,39 @@ cdef enum Ignore:               # RowServer.ignored: why a datagram from a serve
     IGNORE_WRONG_QUESTION       # the question is not the one that was sent
     IGNORE_LATE                 # its query had timed out
     IGNORES
+
+cdef enum TcpDrop:              # TcpRowService.dropped: why a query got no answer from a server
+    TCP_DROP_RESPONSE = 0       # QR=1 from a client; its connection is closed
+    TCP_DROP_NOT_ADMITTED       # an access list said no: REFUSED, or the connection is closed
+    TCP_DROP_NO_SERVER          # no server may be chosen: SERVFAIL
+    TCP_DROP_PRIMARY_DOWN       # UPDATE or NOTIFY while `primary` may not be chosen: SERVFAIL
+    TCP_DROP_NO_CONNECTION      # all connections toward the servers stayed in use: SERVFAIL
+    TCP_DROP_UNSENT             # the servers asked refused or closed the connection: SERVFAIL
+    TCP_DROP_CLIENT_GONE        # the client closed its connection, or was closed, before the answer
+    TCP_DROP_NO_MEMORY          # the room for queries and answers is full: SERVFAIL
+    TCP_DROP_WORKER_LOST        # the worker that held both connections ended
+    TCP_DROPS
+
+cdef enum TcpClose:             # TcpRowService.closed: why a client's connection ended
+    TCP_CLOSE_CLIENT = 0        # the client closed it
+    TCP_CLOSE_RESET             # the client reset it, or the network did
+    TCP_CLOSE_IDLE              # tcp_idle
+    TCP_CLOSE_EVICTED           # idle, while connections were nearly all in use
+    TCP_CLOSE_FULL              # tcp_connections_max, on arrival
+    TCP_CLOSE_PER_CLIENT        # tcp_per_client, on arrival
+    TCP_CLOSE_MESSAGE_TIME      # a message took too long
+    TCP_CLOSE_MESSAGE_READS     # a message came in too many pieces
+    TCP_CLOSE_NOT_A_MESSAGE     # announced length below 12
+    TCP_CLOSE_RESPONSE          # it sent QR=1
+    TCP_CLOSE_NOT_ADMITTED      # it may not even query
+    TCP_CLOSE_QUERIES           # tcp_queries
+    TCP_CLOSE_LIFETIME          # tcp_lifetime
+    TCP_CLOSE_UNREAD            # it did not read its answers
+    TCP_CLOSE_SERVER_LOST       # the server ended a connection that carried a transfer
+    TCP_CLOSE_NO_MEMORY         # the room for queries and answers is full
+    TCP_CLOSE_STOP              # ns7 stops
+    TCP_CLOSE_WORKER_LOST       # the worker that held it ended
+    TCP_CLOSES
 
 cdef enum:
     LATENCY_BUCKETS = 15        # upper bounds in LATENCY_BOUNDS_NS (table.pyx), the last has none
@@ -109,6 +144,7 @@ cdef struct ConfigService:      # writer: supervisor
     uint64_t state              # SERVICE_*
     uint64_t udp_timeout_ns
     uint64_t slow_start_ns      # time in which a server that comes back reaches its weight
+    uint64_t primary            # server slot + 1 that SOA, AXFR, IXFR, NOTIFY and UPDATE go to; 0 = none
     uint64_t used               # server slots 0..used-1 have ever been used
     uint8_t name[NAME_BYTES]
     uint8_t scheduler[NAME_BYTES]
@@ -149,3 +185,32 @@ cdef struct RowServer:          # writer: the worker; whole cache lines, so two 
     uint64_t latency[LATENCY_BUCKETS]
     uint64_t open               # gauge: sockets the worker has toward the server; 0: it touches this struct no more
     uint64_t padding[3]
+
+cdef struct TcpRowService:      # writer: the worker
+    uint64_t queries            # messages received from clients
+    uint64_t answers            # answers of servers passed on; of a transfer only the first message
+    uint64_t timeouts           # queries that no server answered in time: SERVFAIL
+    uint64_t in_flight          # gauge: queries pending
+    uint64_t transfers          # AXFR and IXFR sent to a server
+    uint64_t connections        # accepted
+    uint64_t open               # gauge: connections of clients
+    uint64_t dropped[TCP_DROPS]
+    uint64_t closed[TCP_CLOSES]
+    uint64_t padding[6]         # whole cache lines
+
+cdef struct TcpRowServer:       # writer: the worker; whole cache lines
+    uint64_t in_flight          # gauge: queries pending; RowServer.in_flight has them too
+    uint64_t queries            # queries sent
+    uint64_t timeouts           # queries that got no answer within tcp_timeout
+    uint64_t failures           # connections refused, or lost with queries pending
+    uint64_t resends            # queries sent here because another server's connection failed
+    uint64_t bytes_out          # bytes of DNS messages to the server
+    uint64_t bytes_in           # bytes of answers from the server
+    uint64_t connections        # opened
+    uint64_t open               # gauge: connections toward the server
+    uint64_t idle               # gauge: of these, connections that no client holds
+    uint64_t answers[RCODES]
+    uint64_t ignored[IGNORES]
+    uint64_t latency_sum_ns
+    uint64_t latency[LATENCY_BUCKETS]
+    uint64_t padding[2]

@@ -3,7 +3,9 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
 
-from balancer.table.layout cimport ConfigHeader, ConfigServer, ConfigService, RowHeader, RowServer, RowService
+from balancer.table.layout cimport (
+    ConfigHeader, ConfigServer, ConfigService, RowHeader, RowServer, RowService, TcpRowServer, TcpRowService,
+)
 
 cdef uint64_t *latency_bounds_ns() noexcept nogil
 
@@ -23,4 +25,6 @@ cdef class Row(Region):
     cdef RowHeader *header
     cdef RowService *service_rows
     cdef RowServer *server_rows             # MAX_SERVERS per service
+    cdef TcpRowService *tcp_service_rows
+    cdef TcpRowServer *tcp_server_rows
     cdef int _checked(self, int service) except -1

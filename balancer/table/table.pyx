@@ -16,8 +16,8 @@ from balancer.errors import LayoutError
 
 from balancer.table.layout cimport (
     DROPS, IGNORES, LATENCY_BUCKETS, LAYOUT_VERSION, MAX_SERVERS, MAX_SERVICES, NAME_BYTES, RCODES, SERVER_FREE,
-    SERVER_PRESENT, SERVER_REMOVED, SERVICE_PRESENT, SERVICE_REMOVED, add, load, load_acquire, store,
-    store_release,
+    SERVER_PRESENT, SERVER_REMOVED, SERVICE_PRESENT, SERVICE_REMOVED, TCP_CLOSE_WORKER_LOST, TCP_CLOSES,
+    TCP_DROP_WORKER_LOST, TCP_DROPS, TcpRowServer, TcpRowService, add, load, load_acquire, store, store_release,
 )
 
 SERVERS_PER_SERVICE = MAX_SERVERS
@@ -25,9 +25,18 @@ SERVICES = MAX_SERVICES
 DROP_REASONS = (
     "short", "response", "source", "truncated", "not_admitted", "no_server", "table_full", "unsent", "backlog_full",
     "client_refused_address", "client_denied", "client_unreachable", "client_too_long", "client_error",
+    "primary_down",
 )
 RCODE_NAMES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "OTHER")
 IGNORE_REASONS = ("short", "not_response", "unknown_id", "wrong_question", "late")
+TCP_DROP_REASONS = (
+    "response", "not_admitted", "no_server", "primary_down", "no_connection", "unsent", "client_gone", "no_memory",
+    "worker_lost",
+)
+TCP_CLOSE_REASONS = (
+    "client", "reset", "idle", "evicted", "full", "per_client", "message_time", "message_reads", "not_a_message",
+    "response", "not_admitted", "queries", "lifetime", "unread", "server_lost", "no_memory", "stop", "worker_lost",
+)
 # Upper bounds in seconds; the last bucket has none. They resolve a LAN (0.1 ms) and still show a two second timeout.
 LATENCY_BOUNDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1.0, 2.5)
 
@@ -37,6 +46,7 @@ for _index, _bound in enumerate(LATENCY_BOUNDS):
 _bounds_ns[LATENCY_BUCKETS - 1] = <uint64_t>-1
 
 assert len(DROP_REASONS) == DROPS and len(RCODE_NAMES) == RCODES and len(IGNORE_REASONS) == IGNORES
+assert len(TCP_DROP_REASONS) == TCP_DROPS and len(TCP_CLOSE_REASONS) == TCP_CLOSES
 assert len(LATENCY_BOUNDS) == LATENCY_BUCKETS - 1
 
 cdef uint64_t *latency_bounds_ns() noexcept nogil:
@@ -78,7 +88,8 @@ def config_size():
 
 def row_size():
     """Bytes of one worker's row."""
-    return sizeof(RowHeader) + MAX_SERVICES * (sizeof(RowService) + MAX_SERVERS * sizeof(RowServer))
+    return sizeof(RowHeader) + MAX_SERVICES * (
+        sizeof(RowService) + sizeof(TcpRowService) + MAX_SERVERS * (sizeof(RowServer) + sizeof(TcpRowServer)))
 
 
 cdef class Region:
@@ -177,6 +188,16 @@ cdef class ConfigTable(Region):
         self._server(service, 0)
         memset(&self.entry[service], 0, sizeof(ConfigService))
 
+    def set_primary(self, int service, slot):
+        """The server that alone takes SOA, AXFR, IXFR, NOTIFY and UPDATE while it may be chosen; None: no such."""
+        self._own()
+        self._server(service, slot or 0)
+        store(&self.entry[service].primary, 0 if slot is None else slot + 1)
+
+    def primary(self, int service):
+        self._server(service, 0)
+        return load(&self.entry[service].primary) - 1 if self.entry[service].primary else None
+
     def add_server(self, int service, int slot, str name, str address, uint64_t weight, uint64_t since_ns=0):
         """Fill a free slot; the caller knows that nobody has it in flight."""
         self._own()
@@ -262,6 +283,8 @@ cdef class Row(Region):
         self._verify("worker row", <uint64_t *>self.base, ROW_MAGIC, row_size())
         self.service_rows = <RowService *>(self.base + sizeof(RowHeader))
         self.server_rows = <RowServer *>(self.service_rows + MAX_SERVICES)
+        self.tcp_service_rows = <TcpRowService *>(self.server_rows + MAX_SERVICES * MAX_SERVERS)
+        self.tcp_server_rows = <TcpRowServer *>(self.tcp_service_rows + MAX_SERVICES)
 
     @property
     def heartbeat_ns(self):
@@ -275,12 +298,15 @@ cdef class Row(Region):
         """Forget a slot's counters before another server takes it. Supervisor, while no worker uses the slot."""
         self._own()
         memset(&self.server_rows[self._checked(service) * MAX_SERVERS + slot], 0, sizeof(RowServer))
+        memset(&self.tcp_server_rows[service * MAX_SERVERS + slot], 0, sizeof(TcpRowServer))
 
     def clear_service(self, int service):
         """Forget a service's counters before another takes its slot. Supervisor, while no worker uses it."""
         self._own()
         memset(&self.service_rows[self._checked(service)], 0, sizeof(RowService))
         memset(&self.server_rows[service * MAX_SERVERS], 0, MAX_SERVERS * sizeof(RowServer))
+        memset(&self.tcp_service_rows[service], 0, sizeof(TcpRowService))
+        memset(&self.tcp_server_rows[service * MAX_SERVERS], 0, MAX_SERVERS * sizeof(TcpRowServer))
 
     def absorb(self, Row other, services):
         """Move another row's counters of these services into this one; `other` has no writer any more.
@@ -294,11 +320,22 @@ cdef class Row(Region):
         for service in services:
             self._checked(service)
             other.service_rows[service].in_flight = 0
+            add(&other.tcp_service_rows[service].dropped[<int>TCP_DROP_WORKER_LOST],
+                other.tcp_service_rows[service].in_flight)
+            add(&other.tcp_service_rows[service].closed[<int>TCP_CLOSE_WORKER_LOST],
+                other.tcp_service_rows[service].open)
+            other.tcp_service_rows[service].in_flight = other.tcp_service_rows[service].open = 0
+            _move(<uint64_t *>&other.tcp_service_rows[service], <uint64_t *>&self.tcp_service_rows[service],
+                  sizeof(TcpRowService))
             _move(<uint64_t *>&other.service_rows[service], <uint64_t *>&self.service_rows[service],
                   sizeof(RowService))
             for slot in range(service * MAX_SERVERS, (service + 1) * MAX_SERVERS):
                 other.server_rows[slot].in_flight = other.server_rows[slot].open = 0
                 _move(<uint64_t *>&other.server_rows[slot], <uint64_t *>&self.server_rows[slot], sizeof(RowServer))
+                other.tcp_server_rows[slot].in_flight = other.tcp_server_rows[slot].open = 0
+                other.tcp_server_rows[slot].idle = 0
+                _move(<uint64_t *>&other.tcp_server_rows[slot], <uint64_t *>&self.tcp_server_rows[slot],
+                      sizeof(TcpRowServer))
         store_release(&self.header.moves, self.header.moves + 1)
 
     @property
@@ -322,6 +359,7 @@ cdef class Row(Region):
             "queries": load(&row.queries), "answers": load(&row.answers), "timeouts": load(&row.timeouts),
             "inflight": load(&row.in_flight), "socket_drops": load(&row.socket_drops), "unkept": load(&row.unkept),
             "dropped": {DROP_REASONS[index]: load(&row.dropped[index]) for index in range(<int>DROPS)},
+            "tcp": _tcp_service(&self.tcp_service_rows[service]),
         }
 
     def server(self, int service, int slot):
@@ -338,7 +376,33 @@ cdef class Row(Region):
             "ignored": {IGNORE_REASONS[index]: load(&row.ignored[index]) for index in range(<int>IGNORES)},
             "latency_sum_ns": load(&row.latency_sum_ns),
             "latency": [load(&row.latency[index]) for index in range(<int>LATENCY_BUCKETS)],
+            "tcp": _tcp_server(&self.tcp_server_rows[service * MAX_SERVERS + slot]),
         }
+
+
+cdef dict _tcp_service(TcpRowService *row):
+    cdef int index
+    return {
+        "queries": load(&row.queries), "answers": load(&row.answers), "timeouts": load(&row.timeouts),
+        "inflight": load(&row.in_flight), "transfers": load(&row.transfers),
+        "connections": load(&row.connections), "open": load(&row.open),
+        "dropped": {TCP_DROP_REASONS[index]: load(&row.dropped[index]) for index in range(<int>TCP_DROPS)},
+        "closed": {TCP_CLOSE_REASONS[index]: load(&row.closed[index]) for index in range(<int>TCP_CLOSES)},
+    }
+
+
+cdef dict _tcp_server(TcpRowServer *row):
+    cdef int index
+    return {
+        "inflight": load(&row.in_flight), "queries": load(&row.queries), "timeouts": load(&row.timeouts),
+        "failures": load(&row.failures), "resends": load(&row.resends), "bytes_out": load(&row.bytes_out),
+        "bytes_in": load(&row.bytes_in), "connections": load(&row.connections), "open": load(&row.open),
+        "idle": load(&row.idle),
+        "answers": {RCODE_NAMES[index]: load(&row.answers[index]) for index in range(<int>RCODES)},
+        "ignored": {IGNORE_REASONS[index]: load(&row.ignored[index]) for index in range(<int>IGNORES)},
+        "latency_sum_ns": load(&row.latency_sum_ns),
+        "latency": [load(&row.latency[index]) for index in range(<int>LATENCY_BUCKETS)],
+    }
 
 
 cdef void _move(uint64_t *out, uint64_t *into, size_t size) noexcept nogil:

@@ -34,6 +34,7 @@ def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
         servers = []
         for entry in config.servers(service):
             counters = _sum([row.server(service, entry.slot) for row in rows])
+            counters["tcp"]["latency"] = _latency(counters["tcp"])
             state = entry.state if entry.state == "removed" else "up" if entry.weight else "drained"
             servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight, "state": state,
                             "latency": _latency(counters), **counters})

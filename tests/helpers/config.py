@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,14 @@ class Server:
     name: str = ""
     source: str = ""
     sockets: int | None = None
+    tcp_connections: int | None = None
 
     def text(self, number: int) -> str:
         lines = [f'name = "{self.name or f"s{number}"}"', f'address = "{self.address}"']
         lines += [f"weight = {self.weight}"] if self.weight is not None else []
         lines += [f'source = "{self.source}"'] if self.source else []
         lines += [f"sockets = {self.sockets}"] if self.sockets is not None else []
+        lines += [f"tcp_connections = {self.tcp_connections}"] if self.tcp_connections is not None else []
         return "[[service.server]]\n" + "\n".join(lines) + "\n"
 
 
@@ -40,6 +43,7 @@ class Settings:
     worker_timeout: str = "1s"
     more: str = ""  # further sections, as they stand in the file
     http: Sequence[str] = ()
+    service: Mapping[str, str | int] = field(default_factory=dict)  # any other key of [[service]]
 
     def text(self, control: Path) -> str:
         """The TOML file, the control socket at `control`."""
@@ -51,6 +55,7 @@ class Settings:
             f'slow_start = "{self.slow_start}"',
         ]
         service += [f'scheduler = "{self.scheduler}"'] if self.scheduler else []
+        service += [f"{key} = {json.dumps(value)}" for key, value in self.service.items()]
         if self.admit:
             service += ["[service.admit]"]
             service += [f"{kind} = {_strings(prefixes)}" for kind, prefixes in self.admit.items()]

@@ -138,8 +138,33 @@ class Balancer:
         """Ignored datagrams of one server by reason, only those that happened."""
         return {reason: count for reason, count in self.server(number)["ignored"].items() if count}
 
+    def tcp(self) -> dict[str, Any]:
+        """The one service's TCP part of the status."""
+        tcp: dict[str, Any] = self.service()["tcp"]
+        return tcp
+
+    def tcp_server(self, number: int = 0) -> dict[str, Any]:
+        tcp: dict[str, Any] = self.server(number)["tcp"]
+        return tcp
+
+    def tcp_told(self, what: str) -> dict[str, int]:
+        """TCP's "dropped" or "closed" by reason, only those that happened."""
+        return {reason: count for reason, count in self.tcp()[what].items() if count}
+
+    def wait_tcp(self, what: str, expected: Mapping[str, int]) -> None:
+        """Until TCP's "dropped" or "closed" by reason are exactly these."""
+        wait_for(f"tcp {what} {expected}", lambda: self.tcp_told(what) == expected or None, every=0.05)
+
     def workers(self) -> list[int]:
         return [int(worker["pid"]) for worker in self.status()["workers"]]
+
+    def kill_worker(self, number: int = 0) -> None:
+        """SIGKILL, and until its successor listens."""
+        before = self.workers()[number]
+        os.kill(before, signal.SIGKILL)
+        wait_for(
+            "a successor", lambda: (found := self.status()["workers"][number])["pid"] != before and found["listening"]
+        )
 
     def wait_dropped(self, expected: Mapping[str, int]) -> None:
         """Until the drops by reason are exactly these."""
@@ -153,9 +178,13 @@ class Balancer:
         deadline = time.monotonic() + seconds
         while True:
             service = self.service()
-            pending = service["inflight"] or any(server["inflight"] for server in service["servers"])
-            told = service["answers"] + sum(service["dropped"].values()) + service["timeouts"]
-            if not pending and service["queries"] == told:
+            pending = service["inflight"] or service["tcp"]["inflight"]
+            pending = pending or any(server["inflight"] for server in service["servers"])
+            if not pending and all(
+                counters["queries"]
+                == counters["answers"] + sum(counters["dropped"].values()) + counters["timeouts"]
+                for counters in (service, service["tcp"])
+            ):
                 return service
             assert time.monotonic() < deadline, f"not at rest after {seconds:g} s: {service}"
             time.sleep(0.05)

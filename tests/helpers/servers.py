@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.helpers import processes, wire
@@ -51,6 +51,7 @@ remote-control:
 zone:
   name: {zone}
   zonefile: zone
+  provide-xfr: 0.0.0.0/0 NOKEY
 """
 
 NAMED_CONF = """options {{
@@ -83,10 +84,12 @@ def nsd(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def named(folder: Path) -> Iterator[str]:
-    """BIND serving ZONE, updates allowed with KEY_NAME; its address."""
+def named(folder: Path, prepare: Callable[[Path], None] | None = None) -> Iterator[str]:
+    """BIND serving ZONE, updates allowed with KEY_NAME; its address. `prepare(folder)` may write another zone."""
     program = require_program("named", "bind9")
     config, port = _write(folder, NAMED_CONF)
+    if prepare is not None:
+        prepare(folder)
     with _running([program, "-g", "-n", "1", "-c", str(config)], folder, port) as address:
         yield address
 

@@ -28,7 +28,7 @@ def test_sample_shows_true_defaults() -> None:
     text = re.sub(r"^#(?=\S)", "", sample_text(), flags=re.MULTILINE)
     full, short = load_text(text, "ns7c0"), load_text(sample_text())
     assert full.services[0].servers[0].source is not None
-    without_a_default = re.sub(r"^(source|mail_from|smtp_user|smtp_\w+_file) .*\n", "", text, flags=re.MULTILINE)
+    without_a_default = re.sub(r"^(source|primary|mail_from|smtp_user|smtp_\w+_file) .*\n", "", text, flags=re.MULTILINE)
     assert load_text(without_a_default, "ns7c0").model_dump() == short.model_dump()
 
 

@@ -1,0 +1,909 @@
+"""DNS over TCP for one service (RFC 7766): clients' queries to servers, answers back, nobody's to anybody else.
+
+A client holds a connection toward a server (a link) only while it has queries outstanding on it; ids are not
+rewritten, since nobody else's queries are on it. An answer belongs to the oldest query of that link with its id and
+its question, so ids that a client uses twice do no harm. Anything unasked is not passed on, and such a link never
+serves another client. A link that carried AXFR or IXFR stays with its client until either closes, for nobody can
+tell reliably where a transfer ends.
+
+A query is sent to at most two servers: if a link fails or stays silent, its unanswered queries become `orphans` and
+are dispatched anew; then the client is told SERVFAIL and its connection goes on. UPDATE is never sent twice. Nothing
+recurses: what is due lies in lists that `settle` empties, and each query is sent a bounded number of times.
+
+Client: reading → (limit, bad message, end of its stream: `ending`) → nothing pending → closed, after the client has
+taken its answers (`lingering`). Reading stops while too much is pending or unread (`full`), and links are not read
+while the client does not take what it asked for: both ends feel it, and memory is bounded.
+"""
+
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from balancer.datapath.admission cimport ADMITTED, DROPPED, Admission, Verdict
+from balancer.datapath.back cimport Back
+from balancer.datapath.counts cimport Counts
+from balancer.datapath.framing cimport (
+    NOT_A_MESSAGE, PREFIX_BYTES, UNFINISHED, frame_size, load_rest,
+)
+from balancer.datapath.pool cimport TRANSFERS_KNOWN, Link, Pool
+from balancer.datapath.replies cimport (
+    RCODE_WIRE_SERVFAIL, belongs_to_primary, is_transfer, only_primary, write_error,
+)
+from balancer.datapath.stream cimport CLIENT, SOME_WAITS, Streams, waiting
+from balancer.datapath.syscalls cimport (
+    AF_INET, EPOLLERR, EPOLLIN, EPOLLOUT, c_close, ntohl, sockaddr, sockaddr_in, sockaddr_in6, socklen_t,
+)
+from balancer.datapath.tcp_syscalls cimport EPOLLHUP, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, c_shutdown
+from balancer.datapath.wire cimport (
+    OPCODE_UPDATE, RCODE_WIRE_REFUSED, answers_question, is_response, opcode_of, question_end, rcode_of, read16,
+    write16,
+)
+from balancer.schedule.base cimport NO_SERVER
+from balancer.table.layout cimport (
+    IGNORE_NOT_RESPONSE, IGNORE_SHORT, IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER,
+    TCP_CLOSE_CLIENT, TCP_CLOSE_EVICTED, TCP_CLOSE_FULL, TCP_CLOSE_IDLE, TCP_CLOSE_LIFETIME, TCP_CLOSE_MESSAGE_READS,
+    TCP_CLOSE_MESSAGE_TIME, TCP_CLOSE_NO_MEMORY, TCP_CLOSE_NOT_A_MESSAGE, TCP_CLOSE_NOT_ADMITTED,
+    TCP_CLOSE_PER_CLIENT, TCP_CLOSE_QUERIES, TCP_CLOSE_RESET, TCP_CLOSE_RESPONSE, TCP_CLOSE_SERVER_LOST,
+    TCP_CLOSE_STOP, TCP_CLOSE_UNREAD, TCP_CLOSE_WORKER_LOST, TCP_DROP_CLIENT_GONE, TCP_DROP_NO_CONNECTION,
+    TCP_DROP_NO_MEMORY, TCP_DROP_NO_SERVER, TCP_DROP_NOT_ADMITTED, TCP_DROP_PRIMARY_DOWN, TCP_DROP_RESPONSE,
+    TCP_DROP_UNSENT, TCP_DROP_WORKER_LOST, TcpRowServer, add, check, load, store,
+)
+from balancer.table.table cimport latency_bounds_ns
+
+cdef enum:
+    ACCEPTS = 32                        # per wake and listener
+    PENDING_MOST = 100                  # queries of one client; more wait in its socket
+    PENDING_BYTES_MOST = 65536
+    UNREAD_MOST = 65536                 # bytes that a client has not taken: then nothing is read for it
+    LINGER_NS = 1_000_000_000
+    LINGER_READS = 64
+    WAIT_NS = 1_000_000_000             # for a connection toward a server
+    TIMED_OUT = -1                      # why a query is given up: else a TcpDrop
+    WAITS = -2
+    DUE_AGAIN = -3
+
+cdef int _live = 0
+
+
+def live():
+    """Queries over TCP that are pending in this process."""
+    return _live
+
+
+cdef void _enqueue(Queue *queue, Exchange *exchange) noexcept nogil:
+    exchange.queue = queue
+    exchange.newer = NULL
+    exchange.older = queue.newest
+    if queue.newest != NULL:
+        queue.newest.newer = exchange
+    else:
+        queue.oldest = exchange
+    queue.newest = exchange
+
+
+cdef void _dequeue(Exchange *exchange) noexcept nogil:
+    cdef Queue *queue = exchange.queue
+    if queue == NULL:
+        return
+    if exchange.older != NULL:
+        exchange.older.newer = exchange.newer
+    else:
+        queue.oldest = exchange.newer
+    if exchange.newer != NULL:
+        exchange.newer.older = exchange.older
+    else:
+        queue.newest = exchange.older
+    exchange.older = exchange.newer = NULL
+    exchange.queue = NULL
+
+
+cdef bint _tried(const Exchange *exchange, int slot) noexcept nogil:
+    cdef int index
+    for index in range(exchange.tries):
+        if exchange.tried[index] == slot:
+            return True
+    return False
+
+
+cdef class Relay:
+    """Clients, queries and links of one service. `back` is UDP's side of the same: its scheduler counts both."""
+
+    def __cinit__(self, int service, Streams streams, Back back):
+        self.service = service
+        self.streams = streams
+        self.back = back
+        self.pool = Pool(streams)
+        self.counts = Counts()
+        self.admission = Admission((), (), (), ())
+        self.primary = NO_SERVER
+
+    def set_limits(self, timeout_ns, idle_ns, message_ns, lifetime_ns, queries, reads, connections, per_client):
+        """The limits of this worker, see docs/tcp.md; 0: no limit for lifetime_ns and queries."""
+        self.limits.timeout_ns = timeout_ns
+        self.limits.idle_ns = idle_ns
+        self.limits.message_ns = message_ns
+        self.limits.lifetime_ns = lifetime_ns
+        self.limits.queries = queries
+        self.limits.reads = reads
+        self.limits.connections = connections
+        self.limits.per_client = per_client
+
+    def adopt(self):
+        """What a predecessor held is lost with it, and told in the counters."""
+        cdef TcpRowServer *row
+        cdef int slot
+        add(&self.row.dropped[<int>TCP_DROP_WORKER_LOST], load(&self.row.in_flight))
+        add(&self.row.closed[<int>TCP_CLOSE_WORKER_LOST], load(&self.row.open))
+        store(&self.row.in_flight, 0)
+        store(&self.row.open, 0)
+        for slot in range(MAX_SERVERS):
+            row = &self.rows[slot]
+            store(&row.in_flight, 0)
+            store(&row.open, 0)
+            store(&row.idle, 0)
+
+    # Clients
+
+    cdef bint accept(self, int listener) noexcept nogil:
+        """Take new connections; False when the process can have no more descriptors now."""
+        cdef int _turn, descriptor
+        cdef sockaddr_in6 name
+        cdef socklen_t size
+        for _turn in range(ACCEPTS):
+            size = sizeof(name)
+            descriptor = accept4(listener, <sockaddr *>&name, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if descriptor >= 0:
+                self._welcome(descriptor, <const uint8_t *>&name, <int>size)
+            elif errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                if not self._evict():
+                    return False
+            elif errno == EAGAIN:
+                break
+        return True
+
+    cdef void _welcome(self, int descriptor, const uint8_t *name, int size) noexcept nogil:
+        cdef Client *client
+        cdef uint32_t family, key
+        cdef uint32_t[4] words
+        cdef uint64_t network
+        cdef int mine
+        add(&self.row.connections, 1)
+        if (<const sockaddr *>name).sa_family == AF_INET:
+            family = 4
+            network = key = ntohl((<const sockaddr_in *>name).sin_addr.s_addr)
+        else:
+            family = 6
+            memcpy(words, &(<const sockaddr_in6 *>name).sin6_addr, 16)
+            network = <uint64_t>words[0] << 32 | words[1]
+            key = ntohl(words[0] ^ words[1] ^ words[2] ^ words[3])
+        if self.open >= self.limits.connections and not self._evict():
+            c_close(descriptor)
+            add(&self.row.closed[<int>TCP_CLOSE_FULL], 1)
+            return
+        mine = self.counts.add(family, network)
+        if mine < 0 or mine > self.limits.per_client:
+            if mine > 0:
+                self.counts.remove(family, network)
+            c_close(descriptor)
+            add(&self.row.closed[<int>TCP_CLOSE_PER_CLIENT if mine > 0 else <int>TCP_CLOSE_NO_MEMORY], 1)
+            return
+        if self.open > self.limits.connections - self.limits.connections // 8:
+            self._evict()               # nearly full: the longest idle makes room
+        client = <Client *>calloc(1, sizeof(Client))
+        if client == NULL or not self.streams.add(&client.stream, descriptor, CLIENT, EPOLLIN):
+            free(client)
+            c_close(descriptor)
+            self.counts.remove(family, network)
+            add(&self.row.closed[<int>TCP_CLOSE_NO_MEMORY], 1)
+            return
+        client.stream.service = self.service
+        client.family = family
+        client.key = key
+        client.network = network
+        client.accepted_ns = client.since_ns = self.streams.now
+        memcpy(client.address, name, size if size < 28 else 28)
+        self.open += 1
+        store(&self.row.open, self.open)
+        self._place(client, &self.idle)
+        self._read_client(client)       # most often the first query is here already
+
+    cdef void on_client(self, Client *client, uint32_t events) noexcept nogil:
+        if events & EPOLLOUT:
+            self.streams.touch(&client.stream)
+        if client.lingering:
+            self._linger(client)
+        elif client.stream.watched & EPOLLIN:
+            if events & (EPOLLIN | EPOLLERR | EPOLLHUP):
+                self._read_client(client)
+        elif events & (EPOLLERR | EPOLLHUP):
+            self._close(client, TCP_CLOSE_RESET if not client.half_closed else <int>TCP_CLOSE_CLIENT)
+
+    cdef void _read_client(self, Client *client) noexcept nogil:
+        cdef int size = 0, got = self.streams.receive(&client.stream, &size)
+        if got > 0:
+            client.reads += 1
+            self._serve(client, size)
+        elif got == 0:
+            client.half_closed = True
+            if client.pending == 0 and waiting(&client.stream) == 0 and not self._married(client):
+                self._close(client, TCP_CLOSE_CLIENT)
+            else:
+                self._end(client, TCP_CLOSE_CLIENT)     # what is pending is still delivered
+        elif got != -EAGAIN:
+            self._close(client, TCP_CLOSE_RESET)
+
+    cdef void _linger(self, Client *client) noexcept nogil:
+        """All is said and shut down: wait for the client to close, so that no reset takes answers from it."""
+        cdef int size = 0, got = self.streams.receive(&client.stream, &size)
+        client.reads += 1
+        if got != -EAGAIN and (got <= 0 or client.reads > LINGER_READS):
+            self._close(client, client.ending - 1)
+
+    cdef void _serve(self, Client *client, int size) noexcept nogil:
+        """Take the whole messages among `size` bytes in scratch; keep the rest."""
+        cdef int at = 0, found = UNFINISHED
+        client.full = False
+        while not client.ending:
+            if (client.pending >= PENDING_MOST or client.pending_bytes >= PENDING_BYTES_MOST
+                    or waiting(&client.stream) >= UNREAD_MOST):
+                client.full = True
+                break
+            found = frame_size(self.streams.scratch + at, size - at)
+            if found == UNFINISHED:
+                break
+            if found == NOT_A_MESSAGE:
+                self._end(client, TCP_CLOSE_NOT_A_MESSAGE)
+                break
+            self._query(client, self.streams.scratch + at, found)
+            if client.stream.descriptor < 0:
+                return
+            at += found
+            client.reads = 0
+        if client.ending:
+            at = size
+        if not self.streams.keep(&client.stream, at, size):
+            self._close(client, TCP_CLOSE_NO_MEMORY)
+            return
+        if at == size or client.full:
+            client.message_ns = 0
+        elif at or client.message_ns == 0:
+            client.message_ns = self.streams.now
+            client.reads = 0 if at else client.reads
+        elif client.reads > self.limits.reads:
+            self._end(client, TCP_CLOSE_MESSAGE_READS)
+        self.streams.touch(&client.stream)
+
+    # Queries
+
+    cdef void _query(self, Client *client, uint8_t *frame, int size) noexcept nogil:
+        """One message of a client, with its prefix: judge it, send it on."""
+        global _live
+        cdef uint8_t *message = frame + PREFIX_BYTES
+        cdef int length = size - PREFIX_BYTES, end
+        cdef Verdict verdict
+        cdef Exchange *exchange
+        add(&self.row.queries, 1)
+        client.queries += 1
+        if is_response(message):
+            add(&self.row.dropped[<int>TCP_DROP_RESPONSE], 1)
+            self._end(client, TCP_CLOSE_RESPONSE)
+            return
+        end = question_end(message, length)
+        verdict = self.admission.judge(message, end, client.address)
+        if verdict != ADMITTED:
+            add(&self.row.dropped[<int>TCP_DROP_NOT_ADMITTED], 1)
+            if verdict == DROPPED:
+                self._end(client, TCP_CLOSE_NOT_ADMITTED)
+            else:
+                self._say(client, frame, size, end, RCODE_WIRE_REFUSED)
+            return
+        exchange = <Exchange *>malloc(sizeof(Exchange) + size)
+        if exchange == NULL:
+            add(&self.row.dropped[<int>TCP_DROP_NO_MEMORY], 1)
+            self._say(client, frame, size, end, RCODE_WIRE_SERVFAIL)
+            return
+        memset(exchange, 0, sizeof(Exchange))
+        memcpy(exchange.bytes, frame, size)
+        exchange.client = client
+        exchange.size = size
+        exchange.question_end = end
+        exchange.id = read16(message)
+        exchange.for_primary = self.primary != NO_SERVER and belongs_to_primary(message, end)
+        exchange.transfer = is_transfer(message, end)
+        exchange.update = opcode_of(message) == OPCODE_UPDATE
+        exchange.previous = client.last
+        if client.last != NULL:
+            client.last.following = exchange
+        else:
+            client.first = exchange
+        client.last = exchange
+        client.pending += 1
+        client.pending_bytes += size
+        _live += 1
+        store(&self.row.in_flight, load(&self.row.in_flight) + 1)
+        self._dispatch(exchange)
+        if self.limits.queries and client.queries >= self.limits.queries:
+            self._end(client, TCP_CLOSE_QUERIES)
+        elif (self.limits.lifetime_ns and self.streams.now - client.accepted_ns > self.limits.lifetime_ns
+                and not self._married(client)):
+            self._end(client, TCP_CLOSE_LIFETIME)
+
+    cdef void _dispatch(self, Exchange *exchange) noexcept nogil:
+        """Send a query on its way: over a link that its client holds, else over another one."""
+        cdef int only = NO_SERVER, reason = TCP_DROP_UNSENT
+        cdef Link *link
+        if exchange.tries >= SERVERS_TRIED or (exchange.update and exchange.handed_over):
+            self._give_up(exchange, TIMED_OUT if exchange.timed_out else <int>TCP_DROP_UNSENT)
+            return
+        if exchange.for_primary:
+            if (self.primary != NO_SERVER and self.back.scheduler.place[self.primary] != NO_SERVER
+                    and not _tried(exchange, self.primary)):
+                only = self.primary
+            elif self.primary != NO_SERVER and only_primary(exchange.bytes + PREFIX_BYTES):
+                self._give_up(exchange, TIMED_OUT if exchange.timed_out else <int>TCP_DROP_PRIMARY_DOWN)
+                return
+        link = self._held(exchange, only)
+        if link == NULL:
+            link = self._choose(exchange, only, &reason)
+        if link != NULL:
+            self._send(exchange, link)
+        elif reason == WAITS:
+            if not exchange.waits:
+                exchange.waits = True
+                exchange.since_ns = self.streams.now
+            _enqueue(&self.waiting, exchange)
+        elif reason == DUE_AGAIN:
+            _enqueue(&self.orphans, exchange)
+        else:
+            self._give_up(exchange, TIMED_OUT if exchange.timed_out else reason)
+
+    cdef Link *_held(self, Exchange *exchange, int only) noexcept nogil:
+        """A link that the client holds already and that will do."""
+        cdef Link *link = exchange.client.links
+        while link != NULL:
+            # A query that met a dying connection takes one that has shown to be alive, or is new.
+            if (not link.poisoned and not _tried(exchange, link.slot) and (only == NO_SERVER or link.slot == only)
+                    and not (exchange.stale and link.reused and link.answered_ns == 0)):
+                return link
+            link = link.next
+        return NULL
+
+    cdef Link *_choose(self, Exchange *exchange, int only, int *reason) noexcept nogil:
+        """Another link, held by the client from here on; NULL, and why, when there is none."""
+        cdef int exclude = exchange.tried[exchange.tries - 1] if exchange.tries else NO_SERVER
+        cdef int turn, slot, other
+        cdef bint fresh = exchange.update or exchange.stale
+        cdef Client *client = exchange.client
+        cdef Link *link
+        reason[0] = TCP_DROP_UNSENT if exchange.tries else <int>TCP_DROP_NO_SERVER
+        for turn in range(2):
+            slot = only if only != NO_SERVER else self.back.scheduler.pick(client.key, exclude)
+            if slot == NO_SERVER:
+                break
+            if only == NO_SERVER and turn == 0 and exchange.tries == 0 and self.pool.avoided(slot):
+                other = self.back.scheduler.pick(client.key, slot)
+                if other != NO_SERVER and not self.pool.avoided(other):
+                    slot = other
+            link = self.pool.take(slot, fresh)
+            if link != NULL:
+                link.client = client
+                link.stream.service = self.service
+                link.next = client.links
+                client.links = link
+                return link
+            if not self.pool.full(slot):        # it cannot be connected to at all
+                exchange.tried[exchange.tries] = slot
+                exchange.tries += 1
+                reason[0] = DUE_AGAIN
+                return NULL
+            reason[0] = WAITS
+            if only != NO_SERVER or exclude != NO_SERVER:
+                break
+            exclude = slot
+        return NULL
+
+    cdef bint _send(self, Exchange *exchange, Link *link) noexcept nogil:
+        cdef TcpRowServer *row = &self.rows[link.slot]
+        if not self.streams.stage(&link.stream, exchange.bytes, exchange.size):
+            self._give_up(exchange, TCP_DROP_NO_MEMORY)
+            return False
+        if exchange.tries or exchange.stale:
+            add(&row.resends, 1)
+        exchange.tried[exchange.tries] = link.slot
+        exchange.tries += 1
+        exchange.link = link
+        exchange.since_ns = self.streams.now
+        exchange.timed_out = exchange.waits = False
+        _enqueue(&self.sent, exchange)
+        link.outstanding += 1
+        if exchange.transfer:
+            link.married = True
+            link.transfer_ids[link.transfers % TRANSFERS_KNOWN] = exchange.id
+            link.transfers += 1
+            add(&self.row.transfers, 1)
+        self.back.scheduler.claim(link.slot)
+        store(&self.back.rows[link.slot].in_flight, load(&self.back.rows[link.slot].in_flight) + 1)
+        store(&row.in_flight, load(&row.in_flight) + 1)
+        add(&row.queries, 1)
+        add(&row.bytes_out, exchange.size - PREFIX_BYTES)
+        return True
+
+    cdef void _unsend(self, Exchange *exchange) noexcept nogil:
+        """It is not outstanding on its link any more."""
+        cdef Link *link = exchange.link
+        cdef TcpRowServer *row = &self.rows[link.slot]
+        _dequeue(exchange)
+        exchange.link = NULL
+        link.outstanding -= 1
+        self.back.scheduler.release(link.slot)
+        check(load(&row.in_flight) > 0 and load(&self.back.rows[link.slot].in_flight) > 0)
+        store(&self.back.rows[link.slot].in_flight, load(&self.back.rows[link.slot].in_flight) - 1)
+        store(&row.in_flight, load(&row.in_flight) - 1)
+
+    cdef void _give_up(self, Exchange *exchange, int reason) noexcept nogil:
+        """SERVFAIL: no server will answer it."""
+        if reason == TIMED_OUT:
+            add(&self.row.timeouts, 1)
+        else:
+            add(&self.row.dropped[reason], 1)
+        self._say(exchange.client, exchange.bytes, exchange.size, exchange.question_end, RCODE_WIRE_SERVFAIL)
+        self._forget(exchange)
+
+    cdef void _say(self, Client *client, const uint8_t *frame, int size, int end, int rcode) noexcept nogil:
+        """An answer of our own. When there is no memory for it, the client is let go."""
+        cdef uint8_t[PREFIX_BYTES + 512] made
+        cdef int length = write_error(made + PREFIX_BYTES, frame + PREFIX_BYTES, size - PREFIX_BYTES, end, rcode)
+        write16(made, <uint16_t>length)
+        if self.streams.stage(&client.stream, made, PREFIX_BYTES + length):
+            client.answered = True
+        else:
+            self._end(client, TCP_CLOSE_NO_MEMORY)
+
+    cdef void _forget(self, Exchange *exchange) noexcept nogil:
+        """Done with: not in a queue, not its client's any more, freed."""
+        global _live
+        cdef Client *client = exchange.client
+        _dequeue(exchange)
+        if exchange.previous != NULL:
+            exchange.previous.following = exchange.following
+        else:
+            client.first = exchange.following
+        if exchange.following != NULL:
+            exchange.following.previous = exchange.previous
+        else:
+            client.last = exchange.previous
+        client.pending -= 1
+        client.pending_bytes -= exchange.size
+        _live -= 1
+        check(load(&self.row.in_flight) > 0)
+        store(&self.row.in_flight, load(&self.row.in_flight) - 1)
+        free(exchange)
+        self.streams.touch(&client.stream)
+
+    # Links
+
+    cdef void on_link(self, Link *link, uint32_t events) noexcept nogil:
+        if link.client == NULL:
+            self.pool.on_idle_event(link)
+            self.room = True
+        elif events & (EPOLLERR | EPOLLHUP) and not link.stream.watched & EPOLLIN:
+            self._lose(link)
+        else:
+            if events & EPOLLOUT:
+                self.streams.touch(&link.stream)
+            if events & (EPOLLIN | EPOLLERR | EPOLLHUP):
+                self._read_link(link)
+
+    cdef void _read_link(self, Link *link) noexcept nogil:
+        cdef Client *client = <Client *>link.client
+        cdef int size = 0, at = 0, found, got = self.streams.receive(&link.stream, &size)
+        if got == -EAGAIN:
+            return
+        if got <= 0:
+            self._lose(link)
+            return
+        while True:
+            found = frame_size(self.streams.scratch + at, size - at)
+            if found == UNFINISHED:
+                break
+            if found == NOT_A_MESSAGE:
+                add(&self.rows[link.slot].ignored[<int>IGNORE_SHORT], 1)
+                self._lose(link)
+                return
+            if not self._answer(link, self.streams.scratch + at, found):
+                return
+            at += found
+        if not self.streams.keep(&link.stream, at, size):
+            self._lose(link)
+            return
+        self.streams.touch(&client.stream)
+        if link.outstanding == 0 and not link.married:
+            self._let_go(link)
+
+    cdef bint _answer(self, Link *link, uint8_t *frame, int size) noexcept nogil:
+        """One message of a server, with its prefix. False when link and client are closed."""
+        cdef uint8_t *message = frame + PREFIX_BYTES
+        cdef Client *client = <Client *>link.client
+        cdef Exchange *exchange = client.first
+        cdef TcpRowServer *row = &self.rows[link.slot]
+        cdef uint16_t id = read16(message)
+        cdef bint same_id = False
+        cdef int rcode, index, bucket = 0
+        cdef uint64_t latency
+        cdef uint64_t *bounds = latency_bounds_ns()
+        if not is_response(message):
+            add(&row.ignored[<int>IGNORE_NOT_RESPONSE], 1)
+            link.poisoned = True
+            return True
+        while exchange != NULL:
+            if exchange.id == id and exchange.link == link:
+                same_id = True
+                if answers_question(message, size - PREFIX_BYTES, exchange.bytes + PREFIX_BYTES,
+                                    exchange.question_end):
+                    break
+            exchange = exchange.following
+        if exchange == NULL:
+            if link.transferring:
+                for index in range(link.transfers if link.transfers < TRANSFERS_KNOWN else TRANSFERS_KNOWN):
+                    if link.transfer_ids[index] == id:
+                        add(&row.bytes_in, size - PREFIX_BYTES)
+                        if self.streams.stage(&client.stream, frame, size):
+                            return True
+                        self._close(client, TCP_CLOSE_NO_MEMORY)
+                        return False
+            add(&row.ignored[<int>IGNORE_WRONG_QUESTION if same_id else <int>IGNORE_UNKNOWN_ID], 1)
+            link.poisoned = True
+            return True
+        if not self.streams.stage(&client.stream, frame, size):
+            self._close(client, TCP_CLOSE_NO_MEMORY)
+            return False
+        client.answered = True
+        rcode = rcode_of(message)
+        add(&row.answers[rcode if rcode < <int>RCODE_OTHER else <int>RCODE_OTHER], 1)
+        add(&row.bytes_in, size - PREFIX_BYTES)
+        latency = self.streams.now - exchange.since_ns
+        while latency > bounds[bucket]:
+            bucket += 1
+        add(&row.latency[bucket], 1)
+        add(&row.latency_sum_ns, latency)
+        add(&self.row.answers, 1)
+        link.answered_ns = self.streams.now
+        if exchange.transfer:
+            if rcode == 0:
+                link.transferring = True
+            elif link.transfers == 1:
+                link.married = False            # refused: there is no transfer
+                link.transfers = 0
+        self._unsend(exchange)
+        self._forget(exchange)
+        return True
+
+    cdef void _let_go(self, Link *link) noexcept nogil:
+        """The client needs it no more: back into the pool, unless something is odd about it."""
+        cdef bint clean = (not link.poisoned and not link.connecting and link.outstanding == 0 and not link.married
+                           and link.stream.rest.size == 0 and waiting(&link.stream) == 0)
+        self._detach(link)
+        if clean:
+            self.streams.watch(&link.stream, EPOLLIN)
+            self.pool.give(link)
+        else:
+            self.pool.close_link(link)
+        self.room = True
+
+    cdef void _detach(self, Link *link) noexcept nogil:
+        cdef Client *client = <Client *>link.client
+        cdef Link **place = &client.links
+        while place[0] != link:
+            check(place[0] != NULL)
+            place = &place[0].next
+        place[0] = link.next
+        link.next = NULL
+        link.client = NULL
+
+    cdef void _lose(self, Link *link) noexcept nogil:
+        """A held link failed: its unanswered queries are due for another server."""
+        cdef Client *client = <Client *>link.client
+        cdef Exchange *exchange = client.first
+        cdef bint stale = link.reused and link.answered_ns == 0
+        cdef int lost = 0
+        while exchange != NULL:
+            if exchange.link == link:
+                self._unsend(exchange)
+                lost += 1
+                exchange.handed_over = exchange.handed_over or not link.connecting
+                # Its server was closing the pooled connection just then: that is no failure, and no server tried.
+                if stale and not exchange.stale and not exchange.timed_out:
+                    exchange.stale = True
+                    exchange.tries -= 1
+                _enqueue(&self.orphans, exchange)
+            exchange = exchange.following
+        if lost and not stale:
+            add(&self.rows[link.slot].failures, 1)
+            self.pool.avoid(link.slot)
+        self._detach(link)
+        if link.transferring:
+            self._end(client, TCP_CLOSE_SERVER_LOST)
+        self.pool.close_link(link)
+        self.room = True
+        self.streams.touch(&client.stream)
+
+    # Ends of clients
+
+    cdef void _end(self, Client *client, int reason) noexcept nogil:
+        """No more queries from this client; it is closed when nothing is pending."""
+        if not client.ending:
+            client.ending = reason + 1
+        client.message_ns = 0
+        client.full = False
+        self.streams.touch(&client.stream)
+
+    cdef void _close(self, Client *client, int reason) noexcept nogil:
+        """Close now. What is pending is lost, and so are the links that carry it: late answers reach nobody."""
+        cdef Exchange *exchange
+        if client.stream.descriptor < 0:
+            return
+        while client.first != NULL:
+            exchange = client.first
+            if exchange.link != NULL:
+                exchange.link.poisoned = True
+                self._unsend(exchange)
+            add(&self.row.dropped[<int>TCP_DROP_CLIENT_GONE], 1)
+            self._forget(exchange)
+        while client.links != NULL:
+            self._let_go(client.links)
+        self._place(client, NULL)
+        self.counts.remove(client.family, client.network)
+        self.streams.shut(&client.stream)
+        self.open -= 1
+        store(&self.row.open, self.open)
+        add(&self.row.closed[reason], 1)
+
+    cdef bint _evict(self) noexcept nogil:
+        """Close the client that has been idle longest; False when none is idle."""
+        if self.idle.oldest == NULL:
+            return False
+        self._close(self.idle.oldest, TCP_CLOSE_EVICTED)
+        return True
+
+    cdef void _place(self, Client *client, Clients *list) noexcept nogil:
+        """Put the client at the young end of a list, NULL: of none."""
+        if client.list != NULL:
+            if client.older != NULL:
+                client.older.newer = client.newer
+            else:
+                client.list.oldest = client.newer
+            if client.newer != NULL:
+                client.newer.older = client.older
+            else:
+                client.list.newest = client.older
+        client.older = client.newer = NULL
+        client.list = list
+        if list == NULL:
+            return
+        client.older = list.newest
+        if list.newest != NULL:
+            list.newest.newer = client
+        else:
+            list.oldest = client
+        list.newest = client
+
+    cdef bint _married(self, Client *client) noexcept nogil:
+        cdef Link *link = client.links
+        while link != NULL:
+            if link.married:
+                return True
+            link = link.next
+        return False
+
+    # The end of a wake
+
+    cdef bint unsettled(self) noexcept nogil:
+        return (self.orphans.oldest != NULL or self.resuming != NULL
+                or (self.room and self.waiting.oldest != NULL))
+
+    cdef void settle(self) noexcept nogil:
+        """Dispatch orphans, let waiting queries have what came free, read on from clients that were full."""
+        cdef Exchange *exchange
+        cdef Exchange *following
+        cdef Exchange *last
+        cdef Client *client
+        cdef int index
+        cdef bint free_link
+        while self.unsettled():
+            exchange = self.orphans.oldest
+            if exchange != NULL:
+                _dequeue(exchange)
+                self._dispatch(exchange)
+                continue
+            client = self.resuming
+            if client != NULL:
+                self.resuming = client.resume_next
+                client.resuming = False
+                if client.stream.descriptor >= 0:
+                    self._serve(client, load_rest(&client.stream.rest, self.streams.scratch))
+                continue
+            self.room = False
+            exchange = self.waiting.oldest
+            last = self.waiting.newest          # those that must wait on are behind it from then on
+            while exchange != NULL:
+                following = exchange.newer if exchange != last else NULL
+                free_link = False
+                for index in range(self.back.scheduler.count):
+                    if not self.pool.full(self.back.scheduler.slot[index]):
+                        free_link = True
+                        break
+                if not free_link:
+                    break
+                if not (exchange.for_primary and self.primary != NO_SERVER and self.pool.full(self.primary)):
+                    _dequeue(exchange)
+                    self._dispatch(exchange)
+                exchange = following
+
+    cdef void flush_client(self, Client *client) noexcept nogil:
+        """Send what is staged, then see what the client's state is."""
+        cdef int left
+        cdef bint done
+        cdef uint32_t events
+        cdef Link *link
+        if self.streams.flush(&client.stream) < 0:
+            self._close(client, TCP_CLOSE_RESET)
+            return
+        if client.lingering:
+            return
+        left = waiting(&client.stream)
+        if (client.full and not client.resuming and left < UNREAD_MOST // 2
+                and client.pending <= PENDING_MOST // 2 and client.pending_bytes <= PENDING_BYTES_MOST // 2):
+            client.resuming = True
+            client.resume_next = self.resuming
+            self.resuming = client
+        link = client.links
+        while link != NULL:
+            events = EPOLLIN if left < UNREAD_MOST else 0
+            if link.connecting or waiting(&link.stream):
+                events |= EPOLLOUT
+            if not link.stream.dirty:
+                self.streams.watch(&link.stream, events)
+            link = link.next
+        done = client.pending == 0 and left == 0 and client.links == NULL
+        if done and client.ending:
+            if client.half_closed or not client.answered:
+                self._close(client, client.ending - 1)
+                return
+            c_shutdown(client.stream.descriptor, SHUT_WR)
+            client.lingering = True
+            client.reads = 0
+            client.since_ns = self.streams.now
+            self.streams.watch(&client.stream, EPOLLIN)
+            self._place(client, &self.busy)
+            return
+        events = EPOLLIN if not client.ending and not client.full else 0
+        if left:
+            events |= EPOLLOUT
+        self.streams.watch(&client.stream, events)
+        if done and client.stream.rest.size == 0:
+            client.since_ns = self.streams.now
+            self._place(client, &self.idle)
+        elif client.list != &self.busy:
+            self._place(client, &self.busy)
+
+    cdef void flush_link(self, Link *link) noexcept nogil:
+        cdef int done
+        if link.client == NULL:
+            return
+        done = self.streams.flush(&link.stream)
+        if done < 0:
+            self._lose(link)
+            return
+        if done == SOME_WAITS:
+            self.streams.watch(&link.stream, link.stream.watched | EPOLLOUT)
+        else:
+            link.connecting = False
+            self.streams.watch(&link.stream, link.stream.watched & ~EPOLLOUT)
+
+    # Time
+
+    cdef void sweep(self) noexcept nogil:
+        """What time brings; `settle` and the flush follow."""
+        cdef Client *client
+        cdef Client *following
+        self._expire()
+        while self.idle.oldest != NULL and (
+                self.stopping or self.streams.now - self.idle.oldest.since_ns > self.limits.idle_ns):
+            self._close(self.idle.oldest, TCP_CLOSE_STOP if self.stopping else TCP_CLOSE_IDLE)
+        client = self.busy.oldest
+        while client != NULL:
+            following = client.newer
+            self._sweep_client(client)
+            client = following
+        self.pool.expire(self.stopping)
+
+    cdef void _sweep_client(self, Client *client) noexcept nogil:
+        cdef uint64_t now = self.streams.now, moved = client.stream.moved_ns
+        cdef bint married = False
+        cdef Link *link = client.links
+        cdef Link *following
+        if client.lingering:
+            if now - client.since_ns > LINGER_NS:
+                self._close(client, client.ending - 1)
+            return
+        while link != NULL:
+            following = link.next
+            married = married or link.married
+            moved = max(moved, link.stream.moved_ns)
+            if link.connecting and now - link.since_ns > self.limits.timeout_ns // 2:
+                self._lose(link)
+            link = following
+        if client.message_ns and now - client.message_ns > self.limits.message_ns:
+            self._end(client, TCP_CLOSE_MESSAGE_TIME)
+        elif waiting(&client.stream):
+            if now - client.stream.moved_ns > self.limits.idle_ns:
+                self._close(client, TCP_CLOSE_UNREAD)
+        elif married and client.pending == 0:
+            if client.ending and now - moved > LINGER_NS:
+                self._close(client, client.ending - 1)
+            elif now - moved > self.limits.idle_ns:
+                self._close(client, TCP_CLOSE_IDLE)
+        elif self.stopping:
+            self._end(client, TCP_CLOSE_STOP)
+
+    cdef void _expire(self) noexcept nogil:
+        """Queries that were not answered, or not sent, for too long. Both queues are in order of time."""
+        cdef Exchange *exchange
+        cdef Link *link
+        while True:
+            exchange = self.sent.oldest
+            if exchange == NULL or self.streams.now - exchange.since_ns < self.limits.timeout_ns:
+                break
+            link = exchange.link
+            if not link.stream.watched & EPOLLIN:       # we do not listen: its client reads nothing now
+                _dequeue(exchange)
+                exchange.since_ns = self.streams.now
+                _enqueue(&self.sent, exchange)
+                continue
+            if link.answered_ns <= exchange.since_ns:   # not a word since: the whole connection is silent
+                exchange = exchange.client.first
+                while exchange != NULL:
+                    if exchange.link == link:
+                        exchange.timed_out = True
+                        add(&self.rows[link.slot].timeouts, 1)
+                    exchange = exchange.following
+                self._lose(link)
+            else:                                       # others are answered: only this one is not
+                add(&self.rows[link.slot].timeouts, 1)
+                exchange.timed_out = exchange.handed_over = True
+                link.poisoned = True
+                self._unsend(exchange)
+                _enqueue(&self.orphans, exchange)
+                if link.outstanding == 0 and not link.married:
+                    self._let_go(link)
+        while True:
+            exchange = self.waiting.oldest
+            if exchange == NULL or self.streams.now - exchange.since_ns < WAIT_NS:
+                break
+            self._give_up(exchange, TCP_DROP_NO_CONNECTION)
+
+    def stop(self):
+        """No more queries; what is pending is answered, then all is closed."""
+        cdef Client *client
+        cdef Client *following
+        for turn in range(2):
+            client = self.idle.oldest if turn == 0 else self.busy.oldest
+            while client != NULL:
+                following = client.newer
+                if not client.lingering and not client.ending and not client.full:
+                    self._read_client(client)           # what the kernel has already is still taken
+                client = following
+        self.stopping = True
+
+    def close(self):
+        """Close everything now."""
+        while self.idle.oldest != NULL:
+            self._close(self.idle.oldest, TCP_CLOSE_STOP)
+        while self.busy.oldest != NULL:
+            self._close(self.busy.oldest, TCP_CLOSE_STOP)
+        self.pool.expire(True)
+
+    @property
+    def connections(self):
+        return self.open

@@ -1,0 +1,19 @@
+"""DNS over TCP in one worker: see tcp.pyx."""
+
+from balancer.datapath.stream cimport Stream, Streams
+from balancer.datapath.syscalls cimport epoll_event
+
+cdef enum:
+    EVENTS = 32
+
+cdef class Tcp:
+    cdef readonly Streams streams
+    cdef list relays                    # by service number; None where there is none
+    cdef list active                    # those that are there
+    cdef list listeners                 # of _Listener
+    cdef bint out_of_descriptors
+    cdef epoll_event events[EVENTS]
+
+    cdef int _settle(self) except -1
+    cdef int wake(self) except -1
+    cdef int _handle(self, int count) except -1
