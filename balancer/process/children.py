@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from balancer.errors import ProtocolError
 from balancer.process import channel
 from balancer.process.kinds import command
-from balancer.process.messages import Message
+from balancer.process.messages import Imported, Message
 
 FIRST_BACKOFF, MOST_BACKOFF, FORGIVEN_AFTER = 0.1, 5.0, 30.0
 SERVED_WELL = 1.0           # where a spare waits, a second of service is enough: a place without a spare loses queries
@@ -61,6 +61,7 @@ class Child:
         self.started = self._loop.time()
         self.alive = True
         self.gone: asyncio.Future[int] = self._loop.create_future()
+        self.imported = asyncio.Event()
         self._watch = os.pidfd_open(self.pid)
         self._loop.add_reader(self._watch, self._exited)
         self._channel = channel.Channel(ours, self._received, lambda: None, self._broken)
@@ -73,7 +74,10 @@ class Child:
     def _received(self, message: Message, descriptors: list[int]) -> None:
         for descriptor in descriptors:          # children send none
             os.close(descriptor)
-        self.on_message(message)
+        if isinstance(message, Imported):
+            self.imported.set()
+        else:
+            self.on_message(message)
 
     def _broken(self, error: ProtocolError) -> None:
         self.disown(str(error))
@@ -167,10 +171,12 @@ class Post:
         self.restarts = 0
         self.child: Child | None = None
 
-    def fill(self) -> None:
-        """Put a process in the place: the spare where there is one."""
-        child = self._reserve.take() if self._reserve is not None else None
-        child = child if child is not None and child.alive else Child(self.role, self._log)
+    def fill(self, child: Child | None = None) -> None:
+        """Put a process in the place: this one, else the spare, else a new one."""
+        if child is None and self._reserve is not None:
+            child = self._reserve.take()
+        if child is None or not child.alive:
+            child = Child(self.role, self._log)
         child.on_message, child.on_exit = self._on_message, self._ended
         child.started = self._loop.time()
         self.child = child

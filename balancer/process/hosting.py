@@ -29,6 +29,7 @@ from balancer.process.messages import (
     Ask,
     Configure,
     Emit,
+    Imported,
     Message,
     Notice,
     Publish,
@@ -64,6 +65,7 @@ class Line:
         self._on_stop: Callable[[], None] | None = None
         self._early: list[Message] = []
         self._view: TableView | None = None
+        self._channel.send(Imported())
         self.started: asyncio.Future[tuple[Start, list[int]]] = self._loop.create_future()
         self.stopped = asyncio.Event()
 

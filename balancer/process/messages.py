@@ -81,6 +81,12 @@ class Changed(NamedTuple):
     """Obey the configuration table as it is now. Comes after the sockets that the change needs."""
 
 
+# any child → supervisor
+
+class Imported(NamedTuple):
+    """The process has loaded its code and waits to be told what to be."""
+
+
 # worker → supervisor
 
 class Listening(NamedTuple):
@@ -183,8 +189,8 @@ class Stop(NamedTuple):
     """Take nothing new, finish what is in flight, end."""
 
 
-Message = (Attach | Admit | Listen | TcpLimits | TcpReach | Reach | Go | Changed | Listening | Start | Configure | Rows
-           | Notice | Snapshot | Started | Emit | Publish | Ask | Reply | Stop)
+Message = (Attach | Admit | Listen | TcpLimits | TcpReach | Reach | Go | Changed | Imported | Listening | Start
+           | Configure | Rows | Notice | Snapshot | Started | Emit | Publish | Ask | Reply | Stop)
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 

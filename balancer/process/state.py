@@ -250,6 +250,10 @@ class State:
 
     # Changes
 
+    def reshapes(self, config: Config, workers: int) -> bool:
+        """Whether this configuration needs a new crew."""
+        return _shape(config, workers) != _shape(self.config, len(self.crew.workers))
+
     def apply(self, config: Config, workers: int) -> tuple[list[str], Crew | None]:
         """Take over a changed configuration; what changed, for the log, and the old crew if there is a new one.
 
@@ -261,8 +265,7 @@ class State:
         if blocked := [what for what, before, after in fixed if before != after]:
             raise StartError(f"these changes need a restart: {', '.join(blocked)}")
         self._check_room(config)
-        shape = _shape(config, workers)
-        reshaped = shape != _shape(old, len(self.crew.workers))
+        reshaped = self.reshapes(config, workers)
         if reshaped:
             fresh = {address for service in config.services for address in service.listen}
             for address in fresh - {place.address for place in self.listeners}:

@@ -51,7 +51,8 @@ class Supervisor:
         self._make_state_dir(config.process.state_dir)
         self._state = State(config, _workers(config))
         self._events = Events(lambda event: self._hosts.notify(event))
-        self._workers = Workers(self._state, self._events, log, self._on_listening)
+        self._workers = Workers(self._state, self._events, log, self._on_listening,
+                                lambda: self._hosts.rows_changed())
         self._hosts = Hosts(self._state, config.process.state_dir, self._events, self._verb_of_component, log)
         self._control = Control(config.admin.socket, self._answer)
         self._verbs = {"status": self.status, "reload": self.reload, "stop": self.stop}
@@ -195,11 +196,7 @@ class Supervisor:
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 config = load(self._path, self._node)
-                changes, old = self._state.apply(config, _workers(config))
-                self._workers.refresh()
-                if old is not None:
-                    await self._workers.exchange()
-                    self._hosts.rows_changed()
+                changes = await self._apply(config, _workers(config))
             except (ConfigError, StartError) as error:
                 log(f"reload refused, the running configuration stays: {error}")
                 self._events.tell("config", self._path, "", "refused", str(error).splitlines()[0])
@@ -210,6 +207,19 @@ class Supervisor:
             log(f"reloaded: {'; '.join(changes) or 'nothing changed'}")
             self._events.tell("config", self._path, "", "applied", "; ".join(changes) or "nothing changed")
             return {"changes": changes, "generation": self._state.table.generation}
+
+    async def _apply(self, config: Config, workers: int) -> list[str]:
+        children = await self._workers.prepare(workers) if self._state.reshapes(config, workers) else []
+        try:
+            changes, old = self._state.apply(config, workers)
+        except StartError:
+            for child in children:
+                child.kill()
+            raise
+        self._workers.refresh()
+        if old is not None:
+            await self._workers.exchange(children)
+        return changes
 
     async def stop(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Begin to stop: nothing new is taken, what is in flight is still answered."""

@@ -23,6 +23,7 @@ from balancer.process.messages import (
     Attach,
     Changed,
     Go,
+    Imported,
     Listen,
     Listening,
     Message,
@@ -47,6 +48,7 @@ class Worker:
         self._stopping = False
         self._drained = False
         self._channel = Channel(end, self._on_message, self.stop, _broken)
+        self._channel.send(Imported())
 
     def _on_message(self, message: Message, descriptors: list[int]) -> None:
         match message:

@@ -7,7 +7,8 @@ within milliseconds, and it goes on with the same sockets and the same queries.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from balancer.errors import StartError
@@ -70,10 +71,13 @@ class Team:
 
 
 class Workers:
-    """`on_listening()` is called whenever all workers of the present crew have come to listen."""
+    """`on_listening()` is called whenever all workers of the present crew have come to listen, `on_rows()` when the
+    table has other rows."""
 
-    def __init__(self, state: State, events: Events, log: Log, on_listening: Callable[[], None]) -> None:
-        self._state, self._events, self._log, self._on_listening = state, events, log, on_listening
+    def __init__(self, state: State, events: Events, log: Log, on_listening: Callable[[], None],
+                 on_rows: Callable[[], None]) -> None:
+        self._state, self._events, self._log = state, events, log
+        self._on_listening, self._on_rows = on_listening, on_rows
         self._loop = asyncio.get_running_loop()
         self._reserve = Reserve("worker", log)
         self._team = Team(state.crew)
@@ -87,14 +91,14 @@ class Workers:
         self._staff(self._team)
         self._look()
 
-    def _staff(self, team: Team) -> None:
-        for member in team.members:
+    def _staff(self, team: Team, children: Sequence[Child] = ()) -> None:
+        for member, child in zip_longest(team.members, children):
             self._state.reach(member.state)
             member.post = Post("worker", self._log, lambda child, m=member: self._fill(team, m, child),     # type: ignore[misc]
                                lambda message, m=member: self._heard(team, m, message),                     # type: ignore[misc]
                                lambda code, final, m=member: self._ended(m, code),                          # type: ignore[misc]
                                self._reserve, until_done=True)
-            member.post.fill()
+            member.post.fill(child)
 
     def _fill(self, team: Team, member: Member, child: Child) -> None:
         member.listening = member.hung = False
@@ -172,7 +176,19 @@ class Workers:
             if self.reach(member):
                 member.post.send(Changed())
 
-    async def exchange(self) -> None:
+    async def prepare(self, count: int) -> list[Child]:
+        """Processes for a new crew, their code loaded: a socket must not be opened before somebody can read it."""
+        children = [Child("worker", self._log) for _ in range(count)]
+        try:
+            async with asyncio.timeout(START_WAIT):
+                await asyncio.gather(*(child.imported.wait() for child in children))
+        except TimeoutError:
+            for child in children:
+                child.kill()
+            raise StartError(f"new workers are not ready after {START_WAIT:g} s") from None
+        return children
+
+    async def exchange(self, children: list[Child]) -> None:
         """Put a new crew in place of the present one: it listens first, then the old one ends in its own time.
 
         StartError when that takes too long; the old one goes on until it has come to pass.
@@ -180,7 +196,8 @@ class Workers:
         old, self._team = self._team, Team(self._state.crew)
         self._past_restarts += sum(member.post.restarts for member in old.members)
         self._retiring[old] = self._loop.create_task(self._retire(old))
-        self._staff(self._team)
+        self._staff(self._team, children)
+        self._on_rows()
         try:
             async with asyncio.timeout(START_WAIT):
                 await self._until_listening()
@@ -197,6 +214,7 @@ class Workers:
         await self._end(team)
         del self._retiring[team]
         self._state.bury(team.crew)
+        self._on_rows()
 
     async def _end(self, team: Team) -> None:
         self._state.silence(team.crew)
