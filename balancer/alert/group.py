@@ -187,7 +187,7 @@ class Book:
                 self._add(alert.again(CALM, time), now)
                 alert.flapping, alert.open, alert.told = False, alert.state in BAD, now
                 alert.changes, alert.recent = 0, []
-            elif not alert.open:
+            if not alert.open:
                 del self._alerts[key]
         waiting = [alert for alert in self._alerts.values() if alert.open and not alert.acked]
         if any(alert.told + self.limits.repeat <= now for alert in waiting):

@@ -115,7 +115,7 @@ class Runner:
 
     async def _test(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
         now = time.time()
-        item = Item(TEST, "test", f"asked for by ns7 alert test on {self._host.node}", "", "", "", now, now)
+        item = Item(TEST, "test", "alert", "", "", "asked for by `ns7 alert test`", now, now)
         notice = Notice(int(now * 1000), now, (item,))
         targets = self._targets()
         if not targets:

@@ -80,3 +80,12 @@ def test_a_wrong_allow_is_told_once() -> None:
 def test_the_other_place_is_told() -> None:
     problem = only_problem(service("x", ONE, A) + service("y", f"{TWO}, {ONE}", A))
     assert "service[0].listen[0]" in problem.message
+
+
+def test_login_is_name_and_password() -> None:
+    both = '[alerts]\nsmtp_user = "ns7"\nsmtp_password_file = "/etc/ns7/password"\n'
+    assert problems_of(service("x", ONE, A) + both) == []
+    for left in both.splitlines()[1:]:
+        problem = only_problem(service("x", ONE, A) + "[alerts]\n" + left)
+        assert problem.path == f"alerts.{left.split()[0]}"
+        assert "beside it" in problem.message
