@@ -65,8 +65,8 @@ def table(state: dict[str, Any]) -> list[str]:
 
 
 def _line(alert: dict[str, Any]) -> str:
-    from balancer.alert.word import clean, moment
+    from balancer.alert.word import clean, moment, name_of
 
     state = f"flapping, {alert['state']}" if alert["flapping"] else alert["state"]
-    return clean(f"{alert['id'] or '-'}  {moment(alert['since'])}  {alert['kind']} {alert['subject']} is {state}"
+    return clean(f"{alert['id']}  {moment(alert['since'])}  {name_of(alert['kind'], alert['subject'])} is {state}"
                  f"{': ' if alert['reason'] else ''}{alert['reason']}{' (acknowledged)' if alert['acked'] else ''}")

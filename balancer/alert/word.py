@@ -46,9 +46,14 @@ def moment(time: float) -> str:
     return datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
 
 
+def name_of(kind: str, subject: str) -> str:
+    """What something is called: "server ns7/ns7c1", "worker 0"."""
+    return clean(subject if subject.startswith(f"{kind} ") else f"{kind} {subject}")
+
+
 def headline(item: Item) -> str:
     """What happened, in one line."""
-    name, before, after = clean(f"{item.kind} {item.subject}"), clean(item.before), clean(item.after)
+    name, before, after = name_of(item.kind, item.subject), clean(item.before), clean(item.after)
     lasted = duration(item.time - item.since)
     return {
         PROBLEM: f"{name} is {after}",
@@ -87,7 +92,7 @@ def text(notice: Notice, node: str, dropped: int) -> str:
         lines.append(f"  {'since' if item.what == REMINDER else 'at'}:".ljust(10)
                      + moment(item.since if item.what == REMINDER else item.time))
         if item.what in (PROBLEM, FLAPPING, REMINDER) and item.id:
-            lines.append(f"  alert:  {clean(item.id)}  (no reminders: ns7 alert ack {clean(item.id)})")
+            lines.append(f"  alert:  {item.id}  (no reminders: ns7 alert ack {item.id})")
     if notice.more:
         lines += ["", f"and {notice.more} more. `ns7 alert list` shows what is wrong now."]
     return "\n".join(lines) + "\n"

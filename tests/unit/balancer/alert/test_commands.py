@@ -16,7 +16,7 @@ import pytest
 from balancer.cli import parser
 from balancer.errors import ControlError
 
-ALERT = {"id": "17", "kind": "server", "subject": "ns7/ns7c1", "state": "down", "since": 1.7e9, "reason": "no\nanswer",
+ALERT = {"id": 17, "kind": "server", "subject": "ns7/ns7c1", "state": "down", "since": 1.7e9, "reason": "no\nanswer",
          "acked": False, "flapping": False, "changes": 0}
 
 
@@ -69,13 +69,13 @@ def test_ack(control: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_list(control: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    state = {"open": [ALERT, ALERT | {"id": "", "flapping": True, "reason": ""}], "open_total": 7,
+    state = {"open": [ALERT, ALERT | {"id": 18, "flapping": True, "reason": ""}], "open_total": 7,
              "counters": {"mails_sent": 3}, "queues": [{"target": "a@example.com", "waiting": 2, "error": "refused"}]}
     path, requests = control(ok=True, result=state)
     assert run("list", "--socket", path) == 0
     first, second, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("17 ") and first.endswith("server ns7/ns7c1 is down: no answer")
-    assert second.startswith("- ") and second.endswith("server ns7/ns7c1 is flapping, down")
+    assert second.startswith("18 ") and second.endswith("server ns7/ns7c1 is flapping, down")
     assert rest == ["and 5 more", "a@example.com: 2 waiting: refused", "mails_sent 3"]
     assert requests == [{"verb": "alert.list"}]
 

@@ -21,9 +21,11 @@ from tests.helpers import processes
 from tests.helpers.mail import MailServer, certificate
 from tests.helpers.waiting import PATIENCE, until, wait_for
 
+pytestmark = pytest.mark.usefixtures("no_loose_ends")
+
 NOTICE = Notice(1_700_000_000_000, 1.7e9, (
-    Item(PROBLEM, "server", "ns7/ns7c1", "up", "down", "no answer 응답 없음", 1.7e9, 1.7e9, "17"),
-    Item(RECOVERY, "server", "ns7/ns7c2", "down", "up", "answers", 1.7e9, 1.7e9 - 90, "11", 99)))
+    Item(PROBLEM, "server", "ns7/ns7c1", "up", "down", "no answer 응답 없음", 1.7e9, 1.7e9, 17),
+    Item(RECOVERY, "server", "ns7/ns7c2", "down", "up", "answers", 1.7e9, 1.7e9 - 90, 11, 99)))
 
 
 def numbered(number: int) -> Notice:
@@ -157,8 +159,8 @@ async def test_command_has_the_facts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 async def test_command_that_hangs_is_killed(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     hook = script(tmp_path, f"trap '' TERM; sleep 1000 & echo $! $$ >{pids}.new; mv {pids}.new {pids}; wait")
-    with pytest.raises(Refused, match="killed after 1 s"):
-        await run([hook], "1s")
+    with pytest.raises(Refused, match="killed after 5 s"):
+        await run([hook], "5s")
     for pid in map(int, pids.read_text().split()):
         wait_for("killed", lambda pid=pid: not processes.alive(pid))
 
@@ -202,7 +204,7 @@ async def test_command_that_cannot_be_started(tmp_path: Path) -> None:
 
 
 async def test_command_takes_a_notice_of_any_size(tmp_path: Path) -> None:
-    items = tuple(Item(PROBLEM, "k" * 40, "s" * 200, "b", "a", "웹" * 500, 1.7e9, 1.7e9, str(n)) for n in range(200))
+    items = tuple(Item(PROBLEM, "k" * 40, "s" * 200, "b", "a", "웹" * 500, 1.7e9, 1.7e9, n) for n in range(200))
     await run([script(tmp_path, f"wc -l >{tmp_path}/lines")], notice=Notice(1, 1.7e9, items))
     assert (tmp_path / "lines").read_text().split() == ["200"]
     await run([script(tmp_path, "exec <&-")], notice=Notice(1, 1.7e9, items))

@@ -45,7 +45,7 @@ class Desk:
 
     def hear(self, after: str, subject: str = "dns/a", before: str = "?", kind: str = "server") -> None:
         self.ids += 1
-        self.book.hear(Event(EPOCH + self.now, kind, subject, before, after, "why", str(self.ids)), self.now)
+        self.book.hear(Event(EPOCH + self.now, kind, subject, before, after, "why", f"{self.ids:09}"), self.now)
 
     def step(self) -> None:
         self.book.tick(self.now, EPOCH + self.now)
@@ -98,7 +98,7 @@ def test_recovery_tells_how_long() -> None:
     assert (problem.what, problem.before, problem.after) == (PROBLEM, "up", "down")
     assert (recovery.what, recovery.before, recovery.after, recovery.reason) == (RECOVERY, "down", "up", "why")
     assert recovery.time - recovery.since == pytest.approx(200)
-    assert recovery.id == problem.id == "1"
+    assert recovery.id == problem.id == 1
     assert recovery.first == desk.told[0].number, "so that the mails make a thread"
     assert desk.book.open() == []
 
@@ -229,6 +229,16 @@ def test_slow_changes_are_no_flapping() -> None:
     assert {item.what for notice in desk.told for item in notice.items} == {PROBLEM, RECOVERY}
 
 
+def test_an_event_is_heard_once() -> None:
+    desk = Desk()
+    event = Event(EPOCH, "server", "dns/a", "standby", "active", "why", "7")
+    for _ in range(2):
+        desk.book.hear(event, desk.now)
+        desk.restart()
+        desk.book.hear(event._replace(id="6"), desk.now)
+    assert desk.wait(10) == [(CHANGE, "dns/a", "active")]
+
+
 def test_restart_keeps_alerts_and_acknowledgements() -> None:
     desk = Desk()
     desk.hear("down")
@@ -253,8 +263,12 @@ def test_what_was_about_to_be_told_is_told_at_once_with_its_number() -> None:
     assert (first.number, first.items) == (second.number, second.items)
 
 
-@pytest.mark.parametrize("data", [{}, [], {"number": "x"}, {"number": 1, "more": 0, "batch": [{}], "alerts": []},
-                                  {"number": 1, "more": 0, "batch": [], "alerts": [{"kind": "x"}]}, None])
+EMPTY = Book(LIMITS).export(0.0)
+
+
+@pytest.mark.parametrize("data", [{}, [], None, EMPTY | {"number": "x"}, EMPTY | {"batch": [{}]},
+                                  EMPTY | {"alerts": [{"kind": "x"}]}, EMPTY | {"alerts": [1]},
+                                  EMPTY | {"batch": None}])
 def test_foreign_state_is_refused(data: object) -> None:
     with pytest.raises(ValueError):
         Book.load(LIMITS, data, 0.0)        # type: ignore[arg-type]

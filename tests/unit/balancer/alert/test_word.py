@@ -29,7 +29,7 @@ TIME = 1.7e9
 
 def item(what: str = PROBLEM, subject: str = "ns7/ns7c1", before: str = "up", after: str = "down",
          reason: str = "no answer", lasted: float = 0.0, first: int = 0) -> Item:
-    return Item(what, "server", subject, before, after, reason, TIME, TIME - lasted, "17", first, 5)
+    return Item(what, "server", subject, before, after, reason, TIME, TIME - lasted, 17, first, 5)
 
 
 def mail(notice: Notice, node: str = "ns7c0", dropped: int = 0) -> tuple[dict[str, str], str]:
@@ -55,6 +55,11 @@ def test_headlines(news: Item, text: str) -> None:
     headers, body = mail(Notice(1, TIME, (news,)))
     assert headers["Subject"] == f"[ns7] ns7c0: {text}"
     assert text in body.splitlines()
+
+
+def test_names() -> None:
+    assert word.name_of("server", "ns7/ns7c1") == "server ns7/ns7c1"
+    assert word.name_of("worker", "worker 0") == "worker 0"
 
 
 def test_mail() -> None:
@@ -92,7 +97,7 @@ def test_durations(seconds: float, text: str) -> None:
                                   "=?utf-8?q?x?=", "\ud800", "웹\N{PILE OF POO}", "x" * 500, " lead",
                                   "a" * 60 + "\r\n."])
 def test_nothing_can_be_injected(evil: str) -> None:
-    notice = Notice(5, TIME, (Item(PROBLEM, evil, evil, evil, evil, evil, TIME, TIME, evil),))
+    notice = Notice(5, TIME, (Item(PROBLEM, evil, evil, evil, evil, evil, TIME, TIME, 17),))
     headers, body = mail(notice, node=evil)
     assert set(headers) == {"From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Content-Type",
                             "Content-Transfer-Encoding", "MIME-Version"}
@@ -105,8 +110,8 @@ WORDS = st.text(max_size=40)
 TIMES = st.floats(0, 1e11)
 ITEMS = st.builds(
     Item, st.sampled_from([PROBLEM, RECOVERY, CHANGE, REMINDER, FLAPPING, CALM, TEST]), WORDS,
-    st.text(max_size=200), WORDS, WORDS, st.text(max_size=500), TIMES, TIMES, WORDS, st.integers(0, 10**14),
-    st.integers(0, 10**6))
+    st.text(max_size=200), WORDS, WORDS, st.text(max_size=500), TIMES, TIMES, st.integers(0, 10**6),
+    st.integers(0, 10**14), st.integers(0, 10**6))
 NOTICES = st.builds(Notice, st.integers(1, 10**14), TIMES, st.lists(ITEMS, min_size=1, max_size=5).map(tuple),
                     st.integers(0, 9))
 
