@@ -170,18 +170,14 @@ class Book:
         if len(alert.recent) >= self.limits.flap_changes:
             what, alert.flapping, alert.changes = FLAPPING, True, 0
         alert.recent.append(now)
-        if what != RECOVERY and not alert.open:
-            alert.since, alert.id, alert.first = time, 0, 0
+        opens = what in (PROBLEM, FLAPPING)
+        if not alert.open:
+            self._last_id += opens
+            alert.since, alert.id, alert.first = time, self._last_id if opens else 0, 0
         if what == RECOVERY:
             before = alert.state
-        elif what != CHANGE:
-            alert.acked = False
-            if not alert.open:
-                self._last_id += 1
-                alert.id = self._last_id
         number = self._add(Item(what, *key, before, after, reason, time, alert.since, alert.id, alert.first), now)
-        alert.open = what in (PROBLEM, FLAPPING)
-        alert.first = alert.first or number
+        alert.open, alert.acked, alert.first = opens, False, alert.first or number
         alert.state, alert.reason, alert.told, alert.last = after, reason, now, now
         self._alerts[key] = alert
 
