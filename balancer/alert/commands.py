@@ -8,6 +8,8 @@ from typing import Any
 
 from balancer.cli import asking
 
+TEST_TIMEOUT = 9.0          # more than the alert process takes for it, less than we wait
+
 
 def commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the grammar."""
@@ -27,7 +29,7 @@ def commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def test(arguments: argparse.Namespace) -> int:
     """0 when everybody was told, 1 when not."""
-    outcomes = asking.request(arguments, "alert.test")
+    outcomes = asking.request(arguments, "alert.test", timeout=TEST_TIMEOUT)
     if arguments.json:
         print(json.dumps(outcomes, indent=2))
     else:
@@ -38,7 +40,7 @@ def test(arguments: argparse.Namespace) -> int:
 
 def ack(arguments: argparse.Namespace) -> int:
     """Acknowledge; 2 when there is no such alert."""
-    alerts = asking.request(arguments, "alert.ack", alert=arguments.alert)
+    alerts = asking.request(arguments, "alert.ack", arguments={"alert": arguments.alert})
     print(json.dumps(alerts, indent=2) if arguments.json else "\n".join(_line(alert) for alert in alerts))
     return 0
 
@@ -63,8 +65,8 @@ def table(state: dict[str, Any]) -> list[str]:
 
 
 def _line(alert: dict[str, Any]) -> str:
-    from balancer.alert.word import clean, moment
+    from balancer.alert.word import clean, moment, name_of
 
     state = f"flapping, {alert['state']}" if alert["flapping"] else alert["state"]
-    return clean(f"{alert['id'] or '-'}  {moment(alert['since'])}  {alert['kind']} {alert['subject']} is {state}"
+    return clean(f"{alert['id']}  {moment(alert['since'])}  {name_of(alert['kind'], alert['subject'])} is {state}"
                  f"{': ' if alert['reason'] else ''}{alert['reason']}{' (acknowledged)' if alert['acked'] else ''}")

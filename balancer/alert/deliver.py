@@ -158,11 +158,15 @@ class Courier:
 
     async def run(self) -> None:
         """Deliver until stopped."""
+        task = asyncio.current_task()
+        assert task is not None
         while True:
             self._news.clear()
             head = self.spool.head()
             if head is not None:
                 await self._deliver(*head)
+                if task.cancelling():           # aiosmtplib's wait_for loses it when an answer comes at that moment
+                    raise asyncio.CancelledError
                 self._on_change()
             if head is None or self._wait:
                 if self._stopping:

@@ -53,8 +53,8 @@ class Limits(NamedTuple):
 class Item(NamedTuple):
     """One piece of news. before and after are states; time and since (the trouble's begin) are seconds since 1970.
 
-    id is the alert's: the id of the event that opened it. first is the number of the notice that told of the trouble,
-    0 for none. changes counts transitions that were not told one by one.
+    id is the alert's, 0 for none. first is the number of the notice that told of the trouble, 0 for none. changes
+    counts transitions that were not told one by one.
     """
 
     what: str
@@ -65,7 +65,7 @@ class Item(NamedTuple):
     reason: str
     time: float
     since: float
-    id: str = ""
+    id: int = 0
     first: int = 0
     changes: int = 0
 
@@ -105,7 +105,7 @@ class Alert:
     state: str = ""
     since: float = 0.0
     reason: str = ""
-    id: str = ""
+    id: int = 0
     first: int = 0
     open: bool = False
     acked: bool = False
@@ -136,13 +136,18 @@ class Book:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._alerts: dict[tuple[str, str], Alert] = {}
-        self._number = 0
+        self.last_event = ""            # id of the newest event that was heard
+        self._number = self._last_id = 0
         self._batch: list[Item] = []
         self._more = 0
         self._due = 0.0
 
     def hear(self, event: Event, now: float) -> None:
-        """Take in one event."""
+        """Take in one event; one that was heard before is passed over."""
+        if event.id:
+            if event.id <= self.last_event:
+                return
+            self.last_event = event.id
         time = event.time if 0 <= event.time < 1e11 else 0.0
         kind, subject, before, after = event.kind[:40], event.subject[:200], event.before[:40], event.after[:40]
         reason, key = event.reason[:500], (kind, subject)
@@ -165,15 +170,14 @@ class Book:
         if len(alert.recent) >= self.limits.flap_changes:
             what, alert.flapping, alert.changes = FLAPPING, True, 0
         alert.recent.append(now)
-        if what != RECOVERY and not alert.open:
-            alert.since, alert.id, alert.first = time, event.id[:40], 0
+        opens = what in (PROBLEM, FLAPPING)
+        if not alert.open:
+            self._last_id += opens
+            alert.since, alert.id, alert.first = time, self._last_id if opens else 0, 0
         if what == RECOVERY:
             before = alert.state
-        else:
-            alert.acked = False
         number = self._add(Item(what, *key, before, after, reason, time, alert.since, alert.id, alert.first), now)
-        alert.open = what in (PROBLEM, FLAPPING)
-        alert.first = alert.first or number
+        alert.open, alert.acked, alert.first = opens, False, alert.first or number
         alert.state, alert.reason, alert.told, alert.last = after, reason, now, now
         self._alerts[key] = alert
 
@@ -187,7 +191,7 @@ class Book:
                 self._add(alert.again(CALM, time), now)
                 alert.flapping, alert.open, alert.told = False, alert.state in BAD, now
                 alert.changes, alert.recent = 0, []
-            elif not alert.open:
+            if not alert.open:
                 del self._alerts[key]
         waiting = [alert for alert in self._alerts.values() if alert.open and not alert.acked]
         if any(alert.told + self.limits.repeat <= now for alert in waiting):
@@ -219,7 +223,7 @@ class Book:
     def ack(self, which: str) -> list[Alert]:
         """Remind no more of the open alerts with this id or subject ("all": of all); returns them."""
         found = [alert for alert in self.open()
-                 if which in (alert.id, alert.subject, f"{alert.kind} {alert.subject}", "all")]
+                 if which in (str(alert.id), alert.subject, f"{alert.kind} {alert.subject}", "all")]
         for alert in found:
             alert.acked = True
         return found
@@ -232,14 +236,15 @@ class Book:
         """Everything as plain data; monotonic times as ages, so that another boot can read them."""
         alerts = [{**asdict(alert), "told": now - alert.told, "last": now - alert.last,
                    "recent": [now - each for each in alert.recent]} for alert in self._alerts.values()]
-        return {"number": self._number, "more": self._more, "batch": [item._asdict() for item in self._batch],
-                "alerts": alerts}
+        return {"last_event": self.last_event, "last_id": self._last_id, "number": self._number, "more": self._more,
+                "batch": [item._asdict() for item in self._batch], "alerts": alerts}
 
     @classmethod
     def load(cls, limits: Limits, data: Mapping[str, Any], now: float) -> Book:
         """What `export` gave; ValueError when it is not that. What was about to be told is due at once."""
         book = cls(limits)
         try:
+            book.last_event, book._last_id = str(data["last_event"]), int(data["last_id"])
             book._number, book._more = int(data["number"]), int(data["more"])
             book._batch = [Item(**item) for item in data["batch"]]
             for plain in data["alerts"]:

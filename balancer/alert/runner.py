@@ -3,7 +3,8 @@
     events → Book (what is due) → one Spool per recipient (on disk) → Courier (SMTP, command)
 
 In the state folder: `alerts`, the book, and `spool/`. The book is saved before a notice goes to the queues and again
-after it, so that a notice that a crash made twice is the same message with the same number.
+after it, so that a notice that a crash made twice is the same message with the same number. The snapshot says up to
+which event the book is saved: the supervisor tells a successor those after it again, and the book knows what it heard.
 """
 
 from __future__ import annotations
@@ -53,16 +54,20 @@ class Runner:
         self._heard = self._stopping = self._unsaved = False
         self._book = self._load()
         if not host.snapshot:
+            # Ids grow, but over a restart only if the clock does: none of another run's may make us deaf.
+            self._book.last_event = ""
             self._end(lambda kind, _: kind in OF_ONE_RUN, "ns7 was started anew")
+        self._last_saved = self._book.last_event
         self._end_removed(host.services)
+        self._apply()
         channel = host.channel
+        channel.publish(self._snapshot(PUBLISHED))
         channel.on_event(self._on_event)
         channel.on_config(self._on_config)
         channel.on_stop(self._on_stop)
         channel.serve("test", self._test)
         channel.serve("ack", self._ack)
         channel.serve("list", lambda _: self._snapshot(LISTED))
-        self._apply()
 
     async def run(self) -> None:
         """Tell what is due, whenever it is."""
@@ -115,7 +120,7 @@ class Runner:
 
     async def _test(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
         now = time.time()
-        item = Item(TEST, "test", f"asked for by ns7 alert test on {self._host.node}", "", "", "", now, now)
+        item = Item(TEST, "test", "alert", "", "", "asked for by `ns7 alert test`", now, now)
         notice = Notice(int(now * 1000), now, (item,))
         targets = self._targets()
         if not targets:
@@ -183,6 +188,7 @@ class Runner:
             self._unsaved = True
         else:
             self._heard = self._unsaved = False
+            self._last_saved = self._book.last_event
 
     def _end_removed(self, services: tuple[Service, ...]) -> None:
         known = {f"{service.name}/{server.name}" for service in services for server in service.servers}
@@ -202,7 +208,8 @@ class Runner:
         alerts = self._book.open()
         couriers = [courier for courier, _ in self._couriers.values()]
         counters = sum((self._count(courier) for courier in couriers), self._past)
-        return {"open": listing(alerts, most_bytes), "open_total": len(alerts), "counters": dict(counters),
+        return {"last_event": self._last_saved, "open": listing(alerts, most_bytes), "open_total": len(alerts),
+                "counters": dict(counters),
                 "queues": [{"target": courier.name, "waiting": len(courier.spool), "error": courier.error}
                            for courier in couriers]}
 

@@ -7,11 +7,9 @@ header (RFC 5322 §2.2) or a line, and whatever is not UTF-8 becomes a question 
 from __future__ import annotations
 
 import json
+from base64 import b64encode, encodebytes
 from collections import Counter
 from datetime import datetime
-from email import policy
-from email.headerregistry import Address
-from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Any
 
@@ -19,8 +17,6 @@ from balancer.alert.group import CALM, CHANGE, FLAPPING, PROBLEM, RECOVERY, REMI
 
 MOST_TITLE = 160            # characters
 MOST_TEXT = 16000           # in the environment of a command
-# Bodies in 7 bits, so that no mail server on the way needs 8BITMIME.
-_POLICY = policy.SMTP.clone(cte_type="7bit")
 _SCORED = {PROBLEM: "problem", RECOVERY: "recovery", CHANGE: "change", REMINDER: "reminder", FLAPPING: "flapping",
            CALM: "calm again", TEST: "test"}
 _PLURAL = {"problem": "problems", "recovery": "recoveries", "change": "changes", "reminder": "reminders"}
@@ -50,9 +46,14 @@ def moment(time: float) -> str:
     return datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
 
 
+def name_of(kind: str, subject: str) -> str:
+    """What something is called: "server ns7/ns7c1", "worker 0"."""
+    return clean(subject if subject.startswith(f"{kind} ") else f"{kind} {subject}")
+
+
 def headline(item: Item) -> str:
     """What happened, in one line."""
-    name, before, after = clean(f"{item.kind} {item.subject}"), clean(item.before), clean(item.after)
+    name, before, after = name_of(item.kind, item.subject), clean(item.before), clean(item.after)
     lasted = duration(item.time - item.since)
     return {
         PROBLEM: f"{name} is {after}",
@@ -61,7 +62,7 @@ def headline(item: Item) -> str:
         REMINDER: f"{name} is still {before}, for {lasted} now",
         FLAPPING: f"{name} is flapping, {after} now",
         CALM: f"{name} is calm again, {after} after {item.changes} more changes",
-        TEST: f"a test; {name}",
+        TEST: "this is a test",
     }[item.what]
 
 
@@ -75,7 +76,7 @@ def title(notice: Notice, node: str) -> str:
                          if count)
         text = f"{told}: {'; '.join(headline(item) for item in notice.items[:3])}"
     text = f"{clean(node)}: {text}"
-    return text if len(text) <= MOST_TITLE else text[:MOST_TITLE - 1] + "…"
+    return text if len(text) <= MOST_TITLE else text[:MOST_TITLE - 3] + "..."
 
 
 def text(notice: Notice, node: str, dropped: int) -> str:
@@ -91,7 +92,7 @@ def text(notice: Notice, node: str, dropped: int) -> str:
         lines.append(f"  {'since' if item.what == REMINDER else 'at'}:".ljust(10)
                      + moment(item.since if item.what == REMINDER else item.time))
         if item.what in (PROBLEM, FLAPPING, REMINDER) and item.id:
-            lines.append(f"  alert:  {clean(item.id)}  (no reminders: ns7 alert ack {clean(item.id)})")
+            lines.append(f"  alert:  {item.id}  (no reminders: ns7 alert ack {item.id})")
     if notice.more:
         lines += ["", f"and {notice.more} more. `ns7 alert list` shows what is wrong now."]
     return "\n".join(lines) + "\n"
@@ -103,24 +104,45 @@ def host_name(name: str) -> str:
 
 
 def message_id(number: int, node: str) -> str:
-    """The same for the same notice, whenever and however often it is sent. Short: a folded one would be broken."""
-    return f"<{number}.ns7@{host_name(node[:40])}>"
+    """The same for the same notice, whenever and however often it is sent."""
+    return f"<{number}.ns7@{host_name(node)}>"
+
+
+def encoded(text: str) -> str:
+    """The text as a header's value; what is not plain as words of RFC 2047, each of whole characters."""
+    if text.isascii() and "=?" not in text:
+        return text
+    pieces = [b""]
+    for each in (character.encode() for character in text):
+        if len(pieces[-1]) + len(each) > 45:            # a word has at most 75 characters
+            pieces.append(b"")
+        pieces[-1] += each
+    return "\r\n ".join(f"=?utf-8?b?{b64encode(piece).decode()}?=" for piece in pieces)
 
 
 def mail(notice: Notice, node: str, sender: str, recipients: tuple[str, ...], dropped: int) -> bytes:
-    """The message (RFC 5322), lines ended by CR LF. Addresses are those of the configuration, checked there."""
-    message = EmailMessage(_POLICY)
-    message["From"] = Address(f"ns7 on {clean(node)}", addr_spec=sender)
-    message["To"] = [Address(addr_spec=each) for each in recipients]
-    message["Subject"] = f"[ns7] {title(notice, node)}"
-    message["Date"] = format_datetime(datetime.fromtimestamp(notice.time).astimezone())
-    message["Message-ID"] = message_id(notice.number, node)
+    """The message in 7 bits, lines ended by CR LF. Addresses are those of the configuration, checked there.
+
+    By hand, as Python 3.11's email package folds headers wrongly: spaces too many, and with some texts it never ends.
+    """
+    body = text(notice, node, dropped)
+    plain = body.isascii()
     earlier = sorted({item.first for item in notice.items} - {0, notice.number})[-10:]
-    if earlier:
-        message["References"] = " ".join(message_id(number, node) for number in earlier)
-    message["Auto-Submitted"] = "auto-generated"            # RFC 3834: no vacation replies
-    message.set_content(text(notice, node, dropped))
-    return message.as_bytes()
+    headers = {
+        "From": sender,
+        "To": ",\r\n ".join(recipients),
+        "Subject": encoded(f"[ns7] {title(notice, node)}"),
+        "Date": format_datetime(datetime.fromtimestamp(notice.time).astimezone()),
+        "Message-ID": message_id(notice.number, node),
+        "References": "\r\n ".join(message_id(number, node) for number in earlier),
+        "Auto-Submitted": "auto-generated",             # RFC 3834: no vacation replies
+        "MIME-Version": "1.0",
+        "Content-Type": "text/plain; charset=utf-8",
+        "Content-Transfer-Encoding": "7bit" if plain else "base64",
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if value)
+    content = body.encode() if plain else encodebytes(body.encode())
+    return f"{head}\r\n".encode() + content.replace(b"\n", b"\r\n")
 
 
 def facts(item: Item) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from balancer.config.positions import Path
-from balancer.config.values import ADDRESS, LISTEN, NAME, PREFIX, SERVER, Endpoint, Rule
+from balancer.config.values import ADDRESS, LISTEN, MAIL_SERVER, NAME, PREFIX, SERVER, Endpoint, Rule
 
 Finding = tuple[Path, str]
 
@@ -97,6 +97,18 @@ def _admin(admin: dict[str, Any], ours: dict[Endpoint, str]) -> Iterator[Finding
             yield path, 'would answer nobody: admin.allow has no prefix beyond loopback, such as "192.0.2.0/24"'
 
 
+def _login(alerts: Any) -> Iterator[Finding]:
+    if not isinstance(alerts, dict):
+        return
+    for one, other in (("smtp_user", "smtp_password_file"), ("smtp_password_file", "smtp_user")):
+        if one in alerts and other not in alerts:
+            yield ("alerts", one), f"needs {other} beside it"
+    server = _valid(MAIL_SERVER, alerts.get("smtp", "127.0.0.1:25"))
+    here = server is None or server.host in ("localhost", "127.0.0.1", "::1")
+    if "smtp_user" in alerts and alerts.get("smtp_tls", "none") == "none" and not here:
+        yield ("alerts", "smtp_user"), 'needs smtp_tls = "starttls" or "tls" (the password would cross the net in clear)'
+
+
 def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
     """Each setting that contradicts another one, with what is wrong with it."""
     names: dict[str, int] = {}
@@ -119,8 +131,4 @@ def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:
         yield from _primary(service, ("service", index))
     admin = document.get("admin")
     yield from _admin(admin if isinstance(admin, dict) else {}, listen)
-    alerts = document.get("alerts")
-    if isinstance(alerts, dict):
-        for one, other in (("smtp_user", "smtp_password_file"), ("smtp_password_file", "smtp_user")):
-            if one in alerts and other not in alerts:
-                yield ("alerts", one), f"needs {other} beside it"
+    yield from _login(document.get("alerts"))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from balancer.component import Event, Service
+from balancer.component import Event, Host, Service
 from balancer.errors import ControlError
 
 
@@ -42,6 +46,30 @@ class MemoryLink:
     def on_stop(self, handler: Callable[[], None]) -> None:
         self.handlers["stop"] = handler
 
+    @property
+    def snapshot(self) -> Mapping[str, Any]:
+        """What was published last, as JSON would bring it."""
+        text = json.dumps(self.published[-1] if self.published else {})
+        assert len(text) <= 1 << 20, "a snapshot has at most 1 MiB"
+        result: Mapping[str, Any] = json.loads(text)
+        return result
+
+    async def ask(self, verb: str, **arguments: Any) -> Any:
+        """The answer to a request, as JSON would bring it."""
+        result = self.served[verb](arguments)
+        if inspect.isawaitable(result):
+            result = await result
+        text = json.dumps(result)
+        assert len(text) <= 65536, "an answer has at most 64 KiB"
+        return json.loads(text)
+
     def tell(self, what: str, *arguments: Any) -> None:
         """Call the handler that was given for "config", "event", "snapshot" or "stop"."""
         self.handlers[what](*arguments)
+
+
+def host(link: MemoryLink, config: Any, state: Path, *, node: str = "ns7c0", services: tuple[Service, ...] = (),
+         snapshot: Mapping[str, Any] | None = None, log: Callable[[str], None] = print) -> Host:
+    """What `main` is given; no table, no sockets."""
+    no_table: Any = None
+    return Host(config, node, services, no_table, link, snapshot or {}, {}, time.monotonic, log, str(state))

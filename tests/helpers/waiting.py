@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,3 +23,13 @@ def wait_for(what: str, probe: Callable[[], T], seconds: float = PATIENCE, every
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {seconds:g} s (last: {result!r})")
         time.sleep(every)
+
+
+async def until(what: str, probe: Callable[[], object], seconds: float = PATIENCE, every: float = 0.01) -> None:
+    """Let the loop run until `probe` is true; AssertionError naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if probe():
+            return
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        await asyncio.sleep(every)

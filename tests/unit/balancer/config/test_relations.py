@@ -80,3 +80,30 @@ def test_a_wrong_allow_is_told_once() -> None:
 def test_the_other_place_is_told() -> None:
     problem = only_problem(service("x", ONE, A) + service("y", f"{TWO}, {ONE}", A))
     assert "service[0].listen[0]" in problem.message
+
+
+def test_login_is_name_and_password() -> None:
+    both = '[alerts]\nsmtp_user = "ns7"\nsmtp_password_file = "/etc/ns7/password"\n'
+    assert problems_of(service("x", ONE, A) + both) == []
+    for left in both.splitlines()[1:]:
+        problem = only_problem(service("x", ONE, A) + "[alerts]\n" + left)
+        assert problem.path == f"alerts.{left.split()[0]}"
+        assert "beside it" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "clear"),
+    [
+        ("", False),
+        ('smtp = "[::1]:25"', False),
+        ('smtp = "localhost:25"', False),
+        ('smtp = "192.0.2.1:25"', True),
+        ('smtp = "mail.example.com:25"\nsmtp_tls = "none"', True),
+        ('smtp = "mail.example.com:25"\nsmtp_tls = "starttls"', False),
+        ('smtp = "mail.example.com:465"\nsmtp_tls = "tls"', False),
+    ],
+)
+def test_no_password_in_clear(settings: str, clear: bool) -> None:
+    login = '[alerts]\nsmtp_user = "ns7"\nsmtp_password_file = "/etc/ns7/password"\n'
+    found = problems_of(service("x", ONE, A) + login + settings)
+    assert [problem.path for problem in found] == (["alerts.smtp_user"] if clear else [])

@@ -188,3 +188,57 @@ def test_ranges_include_their_ends(
     for text in outside:
         with pytest.raises(ValueError, match=f"from {inside[0]} to {inside[1]}"):
             rule(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:25", "127.0.0.1", 25),
+        ("[2001:DB8::1]:587", "2001:db8::1", 587),
+        ("Mail.Example.com:25", "mail.example.com", 25),
+        ("localhost:2525", "localhost", 2525),
+    ],
+)
+def test_mail_server(text: str, host: str, port: int) -> None:
+    assert values.parse_mail_server(text) == (host, port)
+    assert values.parse_mail_server(str(values.parse_mail_server(text))) == (host, port)
+
+
+@pytest.mark.parametrize("text", ["", "mail", "mail:", ":25", "mail:0", "mail:65536", "mail:x", "-mail:25", "a b:25",
+                                  "mail\r\n:25", "1.2.3:25", "256.1.1.1:25", "0.0.0.0:25", "2001:db8::1:25",
+                                  "ma_il:25", 25])
+def test_no_mail_server(text: object) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        values.parse_mail_server(text)
+
+
+@pytest.mark.parametrize("text", ["admin@example.com", "a.b+c_d-e=f~@x", "root@localhost", "0@0.kr"])
+def test_mail_address(text: str) -> None:
+    assert values.parse_mail_address(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "root", "@x", "a@", "a b@x", "a@x\n", "a\r\nRCPT TO:<b@x>@y", "<a@x>", "a@x, b@x",
+                                  "a@@x", ".a@x", "a..b@x", "a.@x", "a@x.", "a@-x", "../a@x", "a/b@x", '"a"@x', "웹@x",
+                                  "a" * 65 + "@x", "a@" + "x" * 200, 1])
+def test_no_mail_address(text: object) -> None:
+    with pytest.raises(ValueError, match="mail address"):
+        values.parse_mail_address(text)
+
+
+def test_command() -> None:
+    assert values.parse_command([]) == ()
+    assert values.parse_command(["/bin/x", "", "a b"]) == ("/bin/x", "", "a b")
+
+
+@pytest.mark.parametrize(
+    "value", ["/bin/x", ["x"], [""], ["./x"], ["/bin/x", 1], ["/bin/x", "a\0b"], [["/bin/x"]], {}, None]
+)
+def test_no_command(value: object) -> None:
+    with pytest.raises(ValueError, match="absolute path of a program"):
+        values.parse_command(value)
+
+
+@pytest.mark.parametrize("value", ["", "x" * 256, "a\nb", 1])
+def test_no_text(value: object) -> None:
+    with pytest.raises(ValueError, match="characters"):
+        values.parse_text(value)
