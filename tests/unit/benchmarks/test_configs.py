@@ -33,10 +33,10 @@ def test_ns7_config_is_toml() -> None:
 
 def test_ns7_config_with_more_listeners_and_tables() -> None:
     service = ns7.Service("bench", LISTEN, [(SERVERS[0], 1)], more=[SERVERS[1]])
-    more = {"admin": 'allow = ["127.0.0.1/32"]\n', "health": 'zones = ["example"]\n'}
+    more = {"admin": {"listen": '["127.0.0.1:80"]'}, "health": {"zones": '["example"]'}}
     config = tomllib.loads(ns7.config_text([service], 4, Path("/tmp/x.sock"), more))
     assert config["service"][0]["listen"] == ["127.0.0.1:15001", "127.0.2.1:15003"]
-    assert config["admin"] == {"socket": "/tmp/x.sock", "listen": [], "allow": ["127.0.0.1/32"]}
+    assert config["admin"] == {"socket": "/tmp/x.sock", "listen": ["127.0.0.1:80"]}
     assert config["health"] == {"zones": ["example"]}
 
 
