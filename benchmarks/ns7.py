@@ -123,12 +123,13 @@ def start(
     workers: int = 1,
     command: str = COMMAND,
     more: Tables | None = None,
+    prefix: Sequence[str] = (),
 ) -> Balancer:
     """Write the configuration and start `ns7 run`; the caller waits until it answers."""
     config = lab.folder / f"{name}.toml"
     control = lab.folder / f"{name}.sock"
     config.write_text(config_text(services, workers, control, more))
-    process = lab.start(name, [*shlex.split(command), "run", "-c", str(config)])
+    process = lab.start(name, [*prefix, *shlex.split(command), "run", "-c", str(config)])
     return Balancer(process, config, control)
 
 
