@@ -31,3 +31,12 @@ RESTART_TO_START = 1.5
 CPU_TO_PEACE = 1.05
 # One recvmmsg of the data path: least connection is exact to one batch.
 IN_FLIGHT_APART = 64
+# `faults`: by the latency of the servers (round trip, ms), the slowest answer (seconds).
+NOTICED_SLOWEST = {0.2: 0.05, 20.0: 0.12}  # the server's host tells that it is gone
+SILENT_SLOWEST = {0.2: 0.3, 20.0: 0.3}
+DELAYED_SLOWEST = {0.2: 0.45, 20.0: 0.45}
+LOAD_ON_OTHER = 1.15
+AFTER_RETURN = 0.2
+# A server that has come back: its share of the queries in the first second, and when its slow start is over.
+SHARE_AT_RETURN = 0.25
+SHARE_AFTER_SLOW_START = 0.45

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.lab import ROOT, Address, Lab, LabError, Process
 
 COMMAND = f"{shlex.quote(sys.executable)} -m balancer"
+Tables = Mapping[str, Mapping[str, str]]  # of the configuration: table → key → value as TOML writes it
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,18 @@ class Service:
     more: Sequence[Address] = ()
 
 
-def config_text(
-    services: Sequence[Service], workers: int, control: Path, more: Mapping[str, str] | None = None
-) -> str:
-    """The TOML file; everything not named here keeps its default. `more` is table → further lines of it."""
-    tables = {
-        "process": f'workers = {workers}\nstate_dir = "{control.parent}/state"\n',
-        "admin": f'socket = "{control}"\nlisten = []\n',
+def config_text(services: Sequence[Service], workers: int, control: Path, more: Tables | None = None) -> str:
+    """The TOML file; everything not named here keeps its default."""
+    tables: dict[str, dict[str, str]] = {
+        "process": {"workers": str(workers), "state_dir": f'"{control.parent}/state"'},
+        "admin": {"socket": f'"{control}"', "listen": "[]"},
     }
-    for name, lines in (more or {}).items():
-        tables[name] = tables.get(name, "") + lines
-    parts = [f"[{name}]\n{lines}" for name, lines in tables.items()]
+    for name, settings in (more or {}).items():
+        tables.setdefault(name, {}).update(settings)
+    parts = [
+        f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
+        for name, settings in tables.items()
+    ]
     for service in services:
         listen = ", ".join(f'"{address}"' for address in (service.listen, *service.more))
         parts.append(
@@ -120,13 +122,14 @@ def start(
     services: Sequence[Service],
     workers: int = 1,
     command: str = COMMAND,
-    more: Mapping[str, str] | None = None,
+    more: Tables | None = None,
+    prefix: Sequence[str] = (),
 ) -> Balancer:
     """Write the configuration and start `ns7 run`; the caller waits until it answers."""
     config = lab.folder / f"{name}.toml"
     control = lab.folder / f"{name}.sock"
     config.write_text(config_text(services, workers, control, more))
-    process = lab.start(name, [*shlex.split(command), "run", "-c", str(config)])
+    process = lab.start(name, [*prefix, *shlex.split(command), "run", "-c", str(config)])
     return Balancer(process, config, control)
 
 
@@ -141,9 +144,7 @@ def accepts(lab: Lab, text: str, command: str = COMMAND) -> bool:
 def missing(command: str = COMMAND) -> str | None:
     """Why ns7 cannot be run, None when it can."""
     try:
-        done = subprocess.run(
-            [*shlex.split(command), "--help"], capture_output=True, text=True, timeout=20, cwd=ROOT
-        )
+        done = subprocess.run([*shlex.split(command), "--help"], capture_output=True, text=True, timeout=20, cwd=ROOT)
     except (OSError, subprocess.TimeoutExpired) as exc:
         return f"ns7 cannot be run: {exc}"
     if done.returncode == 0:

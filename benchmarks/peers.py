@@ -28,13 +28,15 @@ NGINX_MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/loc
 
 @dataclass(frozen=True)
 class Plan:
-    """What every peer is asked to do."""
+    """What every peer is asked to do. `prefix` goes before its command; `checks` is for runs in which servers fail."""
 
     name: str
     listen: Address
     servers: list[Address]
     workers: int
     ns7_command: str = ns7.COMMAND
+    prefix: tuple[str, ...] = ()
+    checks: bool = False
 
 
 @dataclass
@@ -55,12 +57,12 @@ def sockets_per_server(count: int) -> int:
 
 
 def dnsdist_config(plan: Plan) -> str:
-    """Debian's 1.7.3 syntax: health checks off by setUp(), one listener thread per addLocal."""
+    """Debian's 1.7.3 syntax: one listener thread per addLocal, health checks once a second or off by setUp()."""
     # Each server's table of outstanding queries is claimed at start: 65,535 times 256 would be gigabytes.
     outstanding = min(65535, max(2048, 131072 // len(plan.servers)))
     reuse = "true" if plan.workers > 1 else "false"
     lines = [
-        "setACL({'127.0.0.0/8'})",
+        "setACL({'127.0.0.0/8', '192.0.2.0/24'})",
         "setVerboseHealthChecks(false)",
         "setSecurityPollSuffix('')",
         f"setMaxUDPOutstanding({outstanding})",
@@ -70,8 +72,9 @@ def dnsdist_config(plan: Plan) -> str:
     ]
     lines += [f"addLocal('{plan.listen}', {{reusePort=true}})"] * (plan.workers - 1)
     for server in plan.servers:
-        options = f"address='{server}', sockets={sockets_per_server(len(plan.servers))}, checkInterval=3600"
-        lines.append(f"newServer({{{options}}}):setUp()")
+        options = f"address='{server}', sockets={sockets_per_server(len(plan.servers))}"
+        every, up = (1, "") if plan.checks else (3600, ":setUp()")
+        lines.append(f"newServer({{{options}, checkInterval={every}}}){up}")
     return "\n".join(lines) + "\n"
 
 
@@ -80,7 +83,8 @@ def nginx_config(plan: Plan, folder: Path, module: str | None) -> str:
     load = f"load_module {module};\n" if module else ""
     # Workers of a master started as root would change to another user.
     user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
-    upstream = "\n".join(f"    server {server} max_fails=0;" for server in plan.servers)
+    fails = "" if plan.checks else " max_fails=0"
+    upstream = "\n".join(f"    server {server}{fails};" for server in plan.servers)
     return f"""{load}{user}daemon off;
 worker_processes {plan.workers};
 worker_rlimit_nofile 20000;
@@ -106,14 +110,15 @@ stream {{
 
 def _start_ns7(lab: Lab, plan: Plan) -> Running:
     service = ns7.Service("bench", plan.listen, [(server, 1) for server in plan.servers])
-    balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command)
+    balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command, prefix=plan.prefix)
     return Running(plan.name, plan.listen, balancer.process, balancer.workers)
 
 
 def _start_dnsdist(lab: Lab, plan: Plan) -> Running:
     config = lab.folder / f"{plan.name}.conf"
     config.write_text(dnsdist_config(plan))
-    process = lab.start(plan.name, ["dnsdist", "--supervised", "--disable-syslog", "-C", str(config)])
+    argv = [*plan.prefix, "dnsdist", "--supervised", "--disable-syslog", "-C", str(config)]
+    process = lab.start(plan.name, argv)
     return Running(plan.name, plan.listen, process, lambda: [process.pid])
 
 
@@ -122,13 +127,13 @@ def _start_nginx(lab: Lab, plan: Plan) -> Running:
     found = [f"{folder}/ngx_stream_module.so" for folder in NGINX_MODULES]
     module = next((path for path in found if Path(path).exists()), None)
     config.write_text(nginx_config(plan, lab.folder, module))
-    argv = ["nginx", "-e", "stderr", "-p", str(lab.folder), "-c", str(config)]
+    argv = [*plan.prefix, "nginx", "-e", "stderr", "-p", str(lab.folder), "-c", str(config)]
     process = lab.start(plan.name, argv)
     return Running(plan.name, plan.listen, process, lambda: meter.leaves(process.pid))
 
 
 def _start_uvproxy(lab: Lab, plan: Plan) -> Running:
-    argv = [sys.executable, "-m", "benchmarks.uvproxy", "--listen", str(plan.listen)]
+    argv = [*plan.prefix, sys.executable, "-m", "benchmarks.uvproxy", "--listen", str(plan.listen)]
     for server in plan.servers:
         argv += ["--server", str(server)]
     process = lab.start(plan.name, argv)
@@ -183,9 +188,7 @@ def start(lab: Lab, name: str, backends: servers.Servers, count: int, workers: i
     """Start one peer toward the first `count` servers and wait until it answers a query."""
     kind = KINDS[name]
     if kind.start is None:
-        return Running(
-            name, backends.addresses[0], backends.processes[0], lambda: [backends.processes[0].pid]
-        )
+        return Running(name, backends.addresses[0], backends.processes[0], lambda: [backends.processes[0].pid])
     label = f"{name}-{count}"
     plan = Plan(label, Address("127.0.0.1", free_port()), backends.first(count), workers, command)
     running = kind.start(lab, plan)

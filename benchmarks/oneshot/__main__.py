@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--connections", type=int, default=0, metavar="N", help="with --tcp: N connections that stay open, pipelined"
     )
+    top.add_argument("--each", action="store_true", help="list when each query was sent and how long it took")
     return top
 
 
@@ -60,6 +61,7 @@ def main() -> int:
         start=options.start,
         tcp=options.tcp,
         connections=options.connections,
+        each=options.each,
     )
     print(json.dumps(asdict(run(plan))))
     return 0

@@ -25,6 +25,7 @@ class Plan:
     start: float | None = None  # CLOCK_MONOTONIC seconds, None: at once
     tcp: bool = False
     connections: int = 0  # TCP: persistent pipelined connections; 0: one query per connection
+    each: bool = False  # the result lists every query
 
     @property
     def total(self) -> int:

@@ -64,4 +64,5 @@ def parse(text: str) -> Result:
     except (ValueError, TypeError) as exc:
         raise LabError(f"the one-shot client said {text[-200:]!r}") from exc
     result.slowest = [Slow(*slow) for slow in result.slowest]
+    result.each = [(sent, taken) for sent, taken in result.each]
     return result

@@ -51,6 +51,7 @@ class Result:
     stalls: list[tuple[float, float]] = field(default_factory=list)  # (at, length) of the client's own
     cpu_us: float = 0.0  # the client's own CPU per query
     doubt: list[str] = field(default_factory=list)
+    each: list[tuple[float, float | None]] = field(default_factory=list)  # where asked for: (sent, how long it took)
 
 
 class Record:
@@ -127,6 +128,12 @@ class Record:
             stalls=[((since - start) / 1e9, (until - since) / 1e9) for since, until in self.stalls],
             cpu_us=cpu * 1e6 / max(1, len(self.sent)),
             doubt=doubts,
+            each=[
+                ((sent - start) / 1e9, None if taken == NONE else taken / 1e9)
+                for sent, taken in zip(self.sent, self.taken, strict=True)
+            ]
+            if plan.each
+            else [],
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from benchmarks import ns7, servers
@@ -36,7 +36,7 @@ class Bench:
         chosen = self.servers.addresses if addresses is None else addresses
         return ns7.Service(SERVICE, self.listen, [(address, 1) for address in chosen], more=more)
 
-    def start_ns7(self, workers: int, more: Mapping[str, str] | None = None) -> float:
+    def start_ns7(self, workers: int, more: ns7.Tables | None = None) -> float:
         """Start ns7 and wait until it answers; the seconds that took."""
         begin = time.monotonic()
         name, command = f"ns7-{self.row}", self.options.ns7

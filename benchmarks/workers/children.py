@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 
 from benchmarks import goals, meter, ns7
@@ -26,19 +27,19 @@ MEAN_PAUSE = 0.1
 PAIRS = 10
 
 
-def sections() -> dict[str, str]:
+def sections() -> ns7.Tables:
     """Parts of a configuration that bring processes of their own, or that those need."""
-    return {"admin": f'listen = ["127.0.0.1:{free_port()}"]\n', "health": f'zones = ["{ZONE}"]\n'}
+    return {"admin": {"listen": f'["127.0.0.1:{free_port()}"]'}, "health": {"zones": f'["{ZONE}"]'}}
 
 
-def accepted(bench: Bench) -> dict[str, str]:
+def accepted(bench: Bench) -> ns7.Tables:
     """Those of the sections that this ns7 knows."""
-    found: dict[str, str] = {}
-    for name, lines in sections().items():
+    found: dict[str, Mapping[str, str]] = {}
+    for name, settings in sections().items():
         control = bench.lab.folder / "checked.sock"
-        text = ns7.config_text([bench.service()], WORKERS, control, {**found, name: lines})
+        text = ns7.config_text([bench.service()], WORKERS, control, {**found, name: settings})
         if ns7.accepts(bench.lab, text, bench.options.ns7):
-            found[name] = lines
+            found[name] = settings
     return found
 
 

@@ -8,7 +8,7 @@ import time
 from benchmarks import goals, ns7
 from benchmarks.lab import Address, LabError, free_port
 from benchmarks.report import Goal, at_least, at_most, told
-from benchmarks.workers.bench import Bench
+from benchmarks.workers.bench import SERVICE, Bench
 
 RATE, TCP_RATE = 5_000, 100
 EVERY = 3.0
@@ -57,7 +57,10 @@ def reload(bench: Bench) -> None:
     row = f"{what}: applied" + (f" (last refusal: {refused[:60]})" if refused else "")
     bench.run.goals.append(at_least(row, len(took), goals.RELOADS, digits=0))
     bench.run.goals.append(told(f"{what}: longest reload", f"{max(took, default=0):.2f} s"))
-    bench.run.details.append({"row": bench.row, "took": took})
+    service = ns7.find_service(bench.balancer.wait_idle(SERVICE, 10), SERVICE)
+    counted = {key: service[key] for key in ("queries", "answers", "timeouts", "inflight", "socket_drops", "dropped")}
+    print(f"reload: ns7 counts {counted}")
+    bench.run.details.append({"row": bench.row, "took": took, "counted": counted})
     for name, result in results.items():
         bench.lost(f"{what}, {name}", [result], goals.LOST)
     if tcp:

@@ -91,15 +91,16 @@ class Network:
         ends = ((self.switch, name), (self.hosts[name], DEVICE))
         wait_for("carrier", lambda: all("LOWER_UP" in end.run("ip", "link", "show", of) for end, of in ends))
 
-    def drop(self, name: str, match: str = "", hook: str = "input") -> None:
+    def drop(self, name: str, match: str = "", hook: str = "input", verdict: str = "drop") -> None:
         """The host silently drops the packets that match (words of nft; all when empty) at the hook.
 
-        At "output" and "postrouting" the sender is told EPERM; at "input" and "prerouting" nobody is.
+        At "output" and "postrouting" the sender is told EPERM; at "input" and "prerouting" nobody is. Another
+        `verdict`, such as "reject with icmpx port-unreachable", does what it says.
         """
         self.hosts[name].nft(
             f"add table {NFT_TABLE}\n"
             f"add chain {NFT_TABLE} {hook} {{ type filter hook {hook} priority 0; }}\n"
-            f"add rule {NFT_TABLE} {hook} {match} drop\n"
+            f"add rule {NFT_TABLE} {hook} {match} {verdict}\n"
         )
 
     def allow(self, name: str) -> None:

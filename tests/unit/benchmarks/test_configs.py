@@ -11,6 +11,7 @@ from benchmarks import ns7, peers, servers
 from benchmarks.__main__ import compared, parser, plan, scaled
 from benchmarks.lab import Address, LabError
 from benchmarks.udp import Options
+from benchmarks.workers import workers
 
 LISTEN = Address("127.0.0.1", 15001)
 SERVERS = [Address("127.0.1.1", 15002), Address("127.0.2.1", 15003)]
@@ -28,6 +29,25 @@ def test_ns7_config_is_toml() -> None:
         ("127.0.1.1:15002", 1),
         ("127.0.2.1:15003", 3),
     ]
+
+
+def test_ns7_config_with_more_listeners_and_tables() -> None:
+    service = ns7.Service("bench", LISTEN, [(SERVERS[0], 1)], more=[SERVERS[1]])
+    more = {"admin": {"listen": '["127.0.0.1:80"]'}, "health": {"zones": '["example"]'}}
+    config = tomllib.loads(ns7.config_text([service], 4, Path("/tmp/x.sock"), more))
+    assert config["service"][0]["listen"] == ["127.0.0.1:15001", "127.0.2.1:15003"]
+    assert config["admin"] == {"socket": "/tmp/x.sock", "listen": ["127.0.0.1:80"]}
+    assert config["health"] == {"zones": ["example"]}
+
+
+def test_ns7_server_has_the_same_name_in_every_configuration() -> None:
+    def names(servers: list[Address]) -> list[str]:
+        service = ns7.Service("bench", LISTEN, [(server, 1) for server in servers])
+        config = tomllib.loads(ns7.config_text([service], 1, Path("/tmp/x.sock")))
+        return [server["name"] for server in config["service"][0]["server"]]
+
+    assert names(SERVERS) == names(SERVERS[::-1])[::-1]
+    assert len(set(names(SERVERS))) == 2
 
 
 def test_ns7_status() -> None:
@@ -101,7 +121,16 @@ def test_all_is_full_length() -> None:
     assert (options.seconds, options.rounds, len(cases)) == (20.0, 5, 4)
 
 
-@pytest.mark.parametrize("words", [["udp", "--peers", "bind"], ["udp", "--seconds", "0"], []])
+def test_rows_asked_for_are_taken() -> None:
+    options, cases = plan(parser().parse_args(["workers", "--row", "kill", "--row", "reload"]))
+    assert cases == (workers,)
+    assert options.rows == ("kill", "reload")
+    assert plan(parser().parse_args(["workers"]))[0].rows == ()
+
+
+@pytest.mark.parametrize(
+    "words", [["udp", "--peers", "bind"], ["udp", "--seconds", "0"], ["workers", "--row", "live"], []]
+)
 def test_wrong_usage_exits_with_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parser().parse_args(words)

@@ -102,7 +102,7 @@ def test_it_ends_with_its_starter(ends: Ends) -> None:
     assert ends.line.process.wait(PATIENCE) == 0
 
 
-def test_rest_is_a_fiftieth_of_the_shortest_delay() -> None:
+def test_rest_is_a_tenth_of_the_shortest_delay() -> None:
     def resting(*milliseconds: float) -> int:
         wires = {str(number): Wire(0, 0) for number in range(len(milliseconds))}
         for wire, delay in zip(wires.values(), milliseconds, strict=True):
@@ -111,6 +111,6 @@ def test_rest_is_a_fiftieth_of_the_shortest_delay() -> None:
 
     assert resting(0.2) == 0
     assert resting(20, 0.2) == 0
-    assert resting(2.5) == LEAST_REST
-    assert resting(20) == 400_000
+    assert resting(0.5) == LEAST_REST
+    assert resting(2, 20) == 200_000
     assert resting(400) == MOST_REST
