@@ -1,0 +1,133 @@
+"""The control socket under hostile clients: refused or cut off in bounded memory, forwarding untouched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from tests.conftest import StartBalancer, StartServer
+from tests.helpers.client import load
+from tests.helpers.daemon import Balancer
+from tests.helpers.waiting import wait_for
+
+NONSENSE = [
+    b"\n", b"{}\n", b"[]\n", b"null\n", b"1e999\n", b'{"verb": 7}\n', b'{"verb": "nonsense"}\n', b'{"verb": "a.b"}\n',
+    b'{"verb": "alert.list", "timeout": -1}\n', b'{"verb": "alert.list", "arguments": []}\n', b"\xff\xfe\0\n",
+    b"[" * 2000 + b"\n", b'{"verb": "' + b"x" * 3000 + b'"}\n', b'{"verb": "status"\n',
+]
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def connection(balancer: Balancer) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(10)
+        wait_for("a place in the queue of the control socket", lambda: _connected(sock, str(balancer.control)))
+        yield sock
+
+
+def _connected(sock: socket.socket, path: str) -> bool:
+    with contextlib.suppress(BlockingIOError):          # its queue is full for a moment
+        sock.connect(path)
+        return True
+    return False
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory in use."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def answer(lines: BinaryIO) -> dict[str, object]:
+    line = lines.readline()
+    assert line.endswith(b"\n"), "cut off"
+    found: dict[str, object] = json.loads(line)
+    return found
+
+
+@pytest.fixture
+def balancer(start: StartBalancer, nameserver: StartServer) -> Balancer:
+    return start([nameserver().address])
+
+
+@pytest.mark.parametrize("data", NONSENSE)
+def test_nonsense_is_refused_and_the_next_request_is_answered(balancer: Balancer, data: bytes) -> None:
+    with connection(balancer) as sock, sock.makefile("rb") as lines:
+        sock.sendall(data)
+        refused = answer(lines)
+        assert refused["ok"] is False and refused["error"]
+        sock.sendall(b'{"verb": "status"}\n')
+        assert answer(lines)["ok"] is True
+
+
+def test_flood_of_nonsense(balancer: Balancer) -> None:
+    """10,000 malformed requests over a few connections, while queries are forwarded."""
+    chosen = random.Random(7)
+    before = resident(balancer.pid)
+
+    def flood() -> None:
+        for _ in range(10):
+            with connection(balancer) as sock, sock.makefile("rb") as lines:
+                for _ in range(50):
+                    batch = [chosen.choice(NONSENSE) for _ in range(20)]
+                    sock.sendall(b"".join(batch))
+                    for _ in batch:
+                        assert answer(lines)["ok"] is False
+
+    seen = load(balancer.address, 200, 2, [(0.2, flood)])
+    assert seen.lost == [] and seen.twice == 0
+    assert resident(balancer.pid) - before < 32 * MIB
+    assert balancer.status()["ready"]
+
+
+def test_line_that_never_ends(balancer: Balancer) -> None:
+    """Cut off after 64 kB, whatever follows."""
+    before = resident(balancer.pid)
+    for _ in range(20):
+        with connection(balancer) as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(200):
+                sock.sendall(b"x" * 65536)
+            assert sock.recv(1) == b""
+    assert resident(balancer.pid) - before < 32 * MIB
+    assert balancer.status()["ready"]
+
+
+def test_half_requests_and_idle_clients(balancer: Balancer) -> None:
+    """More clients than are served: the surplus is closed, the places are free again when they go."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connection(balancer)) for _ in range(200)]
+        for sock in clients:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                sock.sendall(b'{"verb": "sta')
+        seen = load(balancer.address, 200, 1)
+        assert seen.lost == []
+
+    def served() -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return bool(balancer.request("status")["ok"])
+        return False
+
+    wait_for("served again", served)
+
+
+def test_client_that_never_reads(balancer: Balancer) -> None:
+    """Its own requests wait; memory is bounded, others are answered."""
+    before = resident(balancer.pid)
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            sock = stack.enter_context(connection(balancer))
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(5000):
+                    sock.send(b'{"verb": "status"}\n' * 50)
+        seen = load(balancer.address, 200, 1)
+        assert seen.lost == []
+        assert balancer.status()["ready"]
+        assert resident(balancer.pid) - before < 64 * MIB
