@@ -67,6 +67,9 @@ class Control:
                 await asyncio.wait_for(writer.drain(), PATIENCE)
         except (TimeoutError, ValueError, OSError):     # too slow, a line too long, gone
             pass
+        except RuntimeError:                            # uvloop's word for gone, when what was read ahead is taken up
+            if not writer.is_closing():
+                raise
         finally:
             self._clients -= 1
             writer.close()
