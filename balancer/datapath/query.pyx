@@ -79,8 +79,10 @@ cdef class Slots(Region):
         self.long_queries = self.base + _records_size(self.capacity)
         self.inbox = _records_size(self.capacity) + LONG_QUERIES * BUFFER_STRIDE
         self.services = services
-        self.chain_mask = 1
-        while self.chain_mask < <uint32_t>(2 * self.capacity):
+        # Short enough to stay in the second-level cache: random ids touch all of it, and chains are short while the
+        # usual thousand or so are in flight.
+        self.chain_mask = 1024
+        while self.chain_mask < <uint32_t>(self.capacity // 4):
             self.chain_mask *= 2
         self.chain = <int *>malloc(self.chain_mask * sizeof(int))
         self.free = <int *>malloc(self.capacity * sizeof(int))
