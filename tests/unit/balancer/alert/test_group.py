@@ -299,7 +299,8 @@ def test_notice_as_bytes() -> None:
     notice = Notice(7, 1.5, (Item(PROBLEM, "k", "s", "b", "a", "r\n\x00é", 1.0, 2.0),), 3)
     assert Notice.decode(notice.encode()) == notice
     foreign = notice.encode().replace(b'"problem"', b'"what is that"')
-    for bad in (foreign, Notice(7, 1.5, ()).encode(), b"", b"{}", b"[1]", b"null", b"\xff", notice.encode()[:-9], b'{"items": [{}]}'):
+    empty = Notice(7, 1.5, ()).encode()
+    for bad in (foreign, empty, b"", b"{}", b"[1]", b"null", b"\xff", notice.encode()[:-9], b'{"items": [{}]}'):
         with pytest.raises(ValueError):
             Notice.decode(bad)
 
