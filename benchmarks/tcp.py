@@ -27,6 +27,7 @@ PEERS = ("ns7", "dnsdist", "haproxy", "uvtcp")
 CONNECTIONS = 20
 CALLERS = 32
 IDLE = 10_000
+SETTLED = 3.0                           # seconds for spares and helpers of a fresh peer to be ready
 BIG = "big.example"
 BIG_RECORDS = 24_500                    # of 4 kB each: 100 MB in a transfer
 TRANSFERS = 20
@@ -167,6 +168,9 @@ def tcp(lab: Lab, options: Options) -> Run:
     peers = start_all(lab, run, PEERS, backends, options.ns7)
     if not any(peer.name == "ns7" for peer in peers):
         return run
+    time.sleep(SETTLED)
+    for one in peers:
+        persistent(one, backends, 1.0)
     steady = rounds(run, peers, backends, options, "persistent, pipelined", persistent)
     single = rounds(run, peers, backends, options, "one query per connection", one_each)
     run.goals += [
@@ -191,6 +195,7 @@ def idle(lab: Lab, options: Options, run: Run) -> None:
     backends = servers.start(lab)
     peer = start(lab, "ns7", backends.addresses, options.ns7, MANY + 'tcp_idle = "10m"\n')
     assert peer.balancer is not None
+    time.sleep(SETTLED)
     worker = peer.balancer.workers()[0]
 
     def udp_cost() -> float:
@@ -254,6 +259,8 @@ def big_transfers(lab: Lab, options: Options, run: Run) -> None:
             load = run_dnsperf(peer.target, backends.queries, seconds, BESIDE)
         return (percentile(prober.latencies, 0.99) or 0.0) * 1000, load.lost + prober.lost
 
+    time.sleep(SETTLED)
+    udp(1.0)
     size = tcpload.transfer(backends.addresses[0], BIG, 0)
     alone, _ = udp(options.seconds)
     got: list[int] = []

@@ -21,6 +21,7 @@ from balancer.table.table cimport Row
 cdef enum:
     WAKE_BYTES = 262144
     ROUNDS = 4                          # epoll_waits per wake
+    LONE_ROUND = 4                      # fewer events: the next look would find nothing
 
 
 cdef class _Listener:
@@ -105,7 +106,7 @@ cdef class Tcp:
             self.streams.now = monotonic_ns()
             self._handle(count)
             self._settle()
-            if self.streams.received >= WAKE_BYTES:
+            if self.streams.received >= WAKE_BYTES or count < LONE_ROUND:
                 break
         return 0
 
