@@ -54,7 +54,7 @@ class Caller:
 
     def ask(self, again: bool) -> None:
         """Fill the window; `again`: more may be asked after those that are answered."""
-        fresh = []
+        fresh: list[bytes] = []
         while again and len(self.pending) + len(fresh) < self.window and (not self.budget or self.asked < self.budget):
             fresh.append(query(self.question, self.asked & 0xFFFF))
             self.asked += 1
@@ -136,7 +136,7 @@ def run(
                 alive = caller.hear()
                 if not alive:
                     close(caller, "closed")
-                elif caller.pending or going and (not budget or caller.asked < budget):
+                elif caller.pending or (going and (not budget or caller.asked < budget)):
                     caller.ask(going)
                     continue
                 else:

@@ -30,7 +30,10 @@ cdef class _Listener:
 
 
 cdef class Tcp:
-    """open, receive, handle, send, sweep, close for the TCP side of all services. `row` is the worker's own; `backs`, one per service."""
+    """open, receive, handle, send, sweep, close for the TCP side of all services.
+
+    row: the worker's own. backs: UDP's side of each service.
+    """
 
     def __cinit__(self, Row row, backs):
         cdef Relay relay
@@ -68,7 +71,7 @@ cdef class Tcp:
         if self.relays[service] is not None:
             (<Relay>self.relays[service]).admission = admission
 
-    def set_limits(self, int service, *limits):
+    def set_limits(self, int service, limits):
         """See Relay.set_limits."""
         self.relays[service].set_limits(*limits)
 
