@@ -1,8 +1,9 @@
 """DNS over TCP in one worker: one epoll set over listeners, clients and links, handled in batches.
 
-Like UDP's set, only the epoll descriptor is given to uvloop: one Python call per wake. A wake reads at most
-WAKE_BYTES, 16 KiB per connection, so that twenty transfers leave UDP its turns; what is ready then is reported again
-at once. All of DNS stands in relay.pyx, all of bytes in stream.pyx.
+Like UDP's set, only the epoll descriptor is given to uvloop: one Python call per wake. A wake reads little more than
+WAKE_BYTES, 16 KiB per connection, so that twenty transfers leave UDP its turns. Every event that was taken is
+handled: epoll reports first the connections it has not reported yet, so each one has its turn; left-overs would
+starve. All of DNS stands in relay.pyx, all of bytes in stream.pyx.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -19,7 +20,7 @@ from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load
 from balancer.table.table cimport Row
 
 cdef enum:
-    WAKE_BYTES = 262144
+    WAKE_BYTES = 131072
     ROUNDS = 4                          # epoll_waits per wake
     LONE_ROUND = 4                      # fewer events: the next look would find nothing
 
@@ -134,8 +135,6 @@ cdef class Tcp:
                     self.streams.watch(stream, 0)
             else:
                 relay.on_link(<Link *>stream, events)
-            if self.streams.received >= WAKE_BYTES:
-                break
         return 0
 
     cdef int _settle(self) except -1:
