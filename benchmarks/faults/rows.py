@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import goals
-from benchmarks.faults.spoof import forge_unreachables
 from benchmarks.faults.field import SERVERS, Field
+from benchmarks.faults.spoof import forge_unreachables
 from benchmarks.faults.trial import Fault, Trial
 from benchmarks.report import Goal, at_least, at_most
 
