@@ -6,14 +6,9 @@ here a query counts from when it is sent until it is answered or given up. Equal
 servers share by weight.
 """
 
-from libc.stdint cimport uint32_t
-
 from balancer.schedule.base cimport TurnScheduler
 
 
 cdef class WeightedLeastConnection(TurnScheduler):
     name = "wlc"
     ramps = True
-
-    cdef int pick(self, uint32_t key, int exclude) noexcept nogil:
-        return self.least(exclude, True)
