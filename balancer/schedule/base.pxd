@@ -24,6 +24,7 @@ cdef class Scheduler:
     cdef void claim(self, int slot) noexcept nogil
     cdef void release(self, int slot) noexcept nogil
     cdef void observe(self, int slot, int64_t others) noexcept nogil
+    cdef void _add(self, int slot, int queries) noexcept nogil
     cdef int _rebuilt(self) except -1
 
 cdef class TurnScheduler(Scheduler):

@@ -22,7 +22,6 @@ cdef enum:
 cdef uint64_t REBASE_AT = <uint64_t>1 << 55     # of virtual time: a turn must fit beside a candidate in 64 bits
 
 
-
 cdef class Scheduler:
     """Base of all schedulers; `pick` chooses nothing until a sub-class says how."""
 
@@ -70,15 +69,17 @@ cdef class Scheduler:
 
     cdef void claim(self, int slot) noexcept nogil:
         """A query of this worker went to `slot`."""
-        self.own[slot] += 1
-        if self.place[slot] != NO_SERVER:
-            self.load[self.place[slot]] += 1
+        self._add(slot, 1)
 
     cdef void release(self, int slot) noexcept nogil:
         """It came back, or will not any more."""
-        self.own[slot] -= 1
+        self._add(slot, -1)
+
+    @final
+    cdef inline void _add(self, int slot, int queries) noexcept nogil:
+        self.own[slot] += queries
         if self.place[slot] != NO_SERVER:
-            self.load[self.place[slot]] -= 1
+            self.load[self.place[slot]] += queries
 
     cdef void observe(self, int slot, int64_t others) noexcept nogil:
         """The other workers have `others` queries in flight to `slot`."""
@@ -127,13 +128,15 @@ cdef extern from *:
     /* All ones if the first pair is less, else 0. Who wins a match cannot be foretold, so there must be no branch: one
        comparison of 128 bits, and an empty instruction behind which the compiler does not know the result as a bit. */
     static inline uint64_t ns7_less(uint64_t key, uint64_t due, uint64_t other_key, uint64_t other_due) {
-        uint64_t mask = -(uint64_t)(((unsigned __int128)key << 64 | due) < ((unsigned __int128)other_key << 64 | other_due));
+        unsigned __int128 one = (unsigned __int128)key << 64 | due;
+        unsigned __int128 other = (unsigned __int128)other_key << 64 | other_due;
+        uint64_t mask = -(uint64_t)(one < other);
         __asm__("" : "+r"(mask));
         return mask;
     }
 
     /* The order of load/weight as that of unsigned numbers, exact: two different quotients p/q and r/s differ by
-       |ps - qr|/qr, so by more than 2^-51 of their size while loads stay below 2^29 and weights below 2^22, and a double
+       |ps - qr|/qr, so by more than 2^-51 of their size while loads stay below 2^29 and weights below 2^22; a double
        errs by at most 2^-53 of it. The bits of doubles that are not negative are ordered as the doubles are. */
     static inline uint64_t ns7_quotient(int64_t load, int64_t weight) {
         double value = (double)load / (double)weight;
@@ -168,11 +171,11 @@ cdef class TurnScheduler(Scheduler):
         return 0
 
     cdef void claim(self, int slot) noexcept nogil:
-        Scheduler.claim(self, slot)
+        self._add(slot, 1)
         self._touch(slot)
 
     cdef void release(self, int slot) noexcept nogil:
-        Scheduler.release(self, slot)
+        self._add(slot, -1)
         self._touch(slot)
 
     cdef void observe(self, int slot, int64_t others) noexcept nogil:
