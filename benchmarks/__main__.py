@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import ns7, peers, report
 from benchmarks.lab import Lab, LabError, open_lab
 from benchmarks.memory import memory
+from benchmarks.micro import micro
 from benchmarks.shares import shares
 from benchmarks.tcp import tcp
 from benchmarks.udp import (
@@ -59,7 +60,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     "memory": (memory,),
     "workers": (workers,),
     "tcp": (tcp,),
-    "all": (compared, scaled, shares, memory, tcp),
+    "micro": (micro,),
+    "all": (micro, compared, scaled, shares, memory, tcp),
 }
 HELP = {
     "udp": "compare the peers; without --rate and --servers a short standard set of the goal list",
@@ -68,6 +70,7 @@ HELP = {
     "memory": "idle memory, 65,000 queries in flight, twice",
     "workers": "what clients notice when processes of ns7 die, hang or change",
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
+    "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
 
@@ -152,7 +155,8 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
 def main() -> int:
     arguments = parser().parse_args()
     options, cases = plan(arguments)
-    if absent := [name for name in ("dnsperf", "nsd") if not shutil.which(name)]:
+    needed = () if arguments.case == "micro" else ("dnsperf", "nsd")
+    if absent := [name for name in needed if not shutil.which(name)]:
         print(
             f"{' and '.join(absent)} not installed, nothing can be measured: apt install {' '.join(absent)}"
         )
