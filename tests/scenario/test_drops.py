@@ -231,7 +231,7 @@ def test_answer_too_long_for_the_clients_protocol(start: StartBalancer) -> None:
 
 
 def test_query_too_long_for_the_servers_protocol(start: StartBalancer, nameserver: StartServer) -> None:
-    """The same the other way: EMSGSIZE toward the server, first, amid and last in a batch that is answered but for it."""
+    """The same the other way: first, amid and last in a batch, and all others are answered."""
     server = nameserver()
     balancer = start([server.address], [ports.free_address("::1")])
     with Client(balancer.address) as one:
