@@ -19,6 +19,7 @@ from benchmarks.faults import ROWS as FAULT_ROWS
 from benchmarks.faults import faults
 from benchmarks.lab import Lab, LabError, open_lab
 from benchmarks.memory import memory
+from benchmarks.micro import micro
 from benchmarks.shares import shares
 from benchmarks.tcp import tcp
 from benchmarks.udp import (
@@ -66,7 +67,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     "workers": (workers,),
     "tcp": (tcp,),
     "faults": (faults,),
-    "all": (compared, scaled, shares, memory, tcp),
+    "micro": (micro,),
+    "all": (micro, compared, scaled, shares, memory, tcp),
 }
 HELP = {
     "udp": "compare the peers; without --rate and --servers a short standard set of the goal list",
@@ -76,6 +78,7 @@ HELP = {
     "workers": "what clients notice when processes of ns7 die, hang or change",
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
     "faults": "what clients lose when a server fails, in network namespaces (needs root)",
+    "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
 
@@ -157,7 +160,8 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
 def main() -> int:
     arguments = parser().parse_args()
     options, cases = plan(arguments)
-    if absent := [name for name in ("dnsperf", "nsd") if not shutil.which(name)]:
+    needed = () if arguments.case == "micro" else ("dnsperf", "nsd")
+    if absent := [name for name in needed if not shutil.which(name)]:
         print(
             f"{' and '.join(absent)} not installed, nothing can be measured: apt install {' '.join(absent)}"
         )

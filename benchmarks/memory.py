@@ -17,7 +17,7 @@ from dataclasses import asdict
 from benchmarks import goals, meter, ns7, peers, servers
 from benchmarks.lab import Address, Lab, LabError, free_port
 from benchmarks.load import Prober, connected, query, wait_answer
-from benchmarks.report import Goal, at_least, at_most, table, told
+from benchmarks.report import Goal, at_least, at_most, table
 from benchmarks.udp import Options, Run
 
 IN_FLIGHT = 65_000
@@ -121,7 +121,7 @@ def _floods(lab: Lab, options: Options, run: Run, silent: Address) -> None:
     bytes_each = (peak1.pss - idle.pss) / in_flight if in_flight else None
     growth = max(peak2.pss - peak1.pss, rest2.pss - rest1.pss)
     run.goals += [
-        told("idle worker: Rss", f"{idle.rss / MIB / len(workers):.1f} MiB"),
+        at_most("idle worker: Rss", idle.rss / MIB / len(workers), goals.IDLE_RSS / MIB, " MiB", 1),
         at_most("memory per query in flight (Pss)", bytes_each, goals.BYTES_IN_FLIGHT, " B", 0),
         at_least("queries in flight, least of both floods", min(r[0] for r in readings), IN_FLIGHT, digits=0),
         Goal("all expired: timeouts of sent", f"{timeouts:,} of {sent:,}", "equal", timeouts == sent),

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.goals import Bar
 from benchmarks.lab import ROOT
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -81,6 +82,7 @@ class Goal:
     figure: str
     bar: str
     met: bool | None
+    aim: str = ""
 
 
 def told(row: str, figure: str) -> Goal:
@@ -88,18 +90,26 @@ def told(row: str, figure: str) -> Goal:
     return Goal(row, figure, "-", None)
 
 
-def at_most(row: str, value: float | None, bar: float, unit: str = "", digits: int = 2) -> Goal:
-    text = f"≤ {bar:g}{unit}"
-    if value is None:
-        return Goal(row, "not measured", text, None)
-    return Goal(row, f"{value:.{digits}f}{unit}", text, value <= bar)
+def at_most(row: str, value: float | None, bar: float | Bar, unit: str = "", digits: int = 2) -> Goal:
+    limit = _bar(bar)
+    return _held(row, value, limit, value is not None and value <= limit.bar, "≤", unit, digits)
 
 
-def at_least(row: str, value: float | None, bar: float, unit: str = "", digits: int = 2) -> Goal:
-    text = f"≥ {bar:g}{unit}"
+def at_least(row: str, value: float | None, bar: float | Bar, unit: str = "", digits: int = 2) -> Goal:
+    limit = _bar(bar)
+    return _held(row, value, limit, value is not None and value >= limit.bar, "≥", unit, digits)
+
+
+def _bar(bar: float | Bar) -> Bar:
+    return bar if isinstance(bar, Bar) else Bar(bar)
+
+
+def _held(row: str, value: float | None, limit: Bar, met: bool, sign: str, unit: str, digits: int) -> Goal:
+    text = f"{sign} {limit.bar:g}{unit}"
+    aim = f"{limit.aim:g}{unit}" if limit.aim is not None else ""
     if value is None:
-        return Goal(row, "not measured", text, None)
-    return Goal(row, f"{value:.{digits}f}{unit}", text, value >= bar)
+        return Goal(row, "not measured", text, None, aim)
+    return Goal(row, f"{value:.{digits}f}{unit}", text, met, aim)
 
 
 def goals_table(goals: Iterable[Goal]) -> str:
@@ -108,7 +118,7 @@ def goals_table(goals: Iterable[Goal]) -> str:
             return "-" if goal.bar == "-" else "?"
         return "yes" if goal.met else "NO"
 
-    return table(["row", "figure", "bar", "met"], [(g.row, g.figure, g.bar, word(g)) for g in goals])
+    return table(["row", "figure", "bar", "aim", "met"], [(g.row, g.figure, g.bar, g.aim, word(g)) for g in goals])
 
 
 def parse_cpuinfo(text: str) -> str:

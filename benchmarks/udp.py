@@ -14,7 +14,7 @@ from benchmarks import goals, meter, ns7, peers, servers
 from benchmarks.lab import Lab, LabError
 from benchmarks.load import Load, Prober, percentile, run_dnsperf
 from benchmarks.peers import Running
-from benchmarks.report import Goal, Spread, at_least, at_most, median, ratios, show, spread, table
+from benchmarks.report import Goal, Spread, at_least, at_most, median, ratios, show, spread, table, told
 
 PACED = (10_000, 20_000)
 SCALES = (2, 64, 256)
@@ -208,7 +208,7 @@ def comparison_goals(rounds: Sequence[Round], options: Options) -> list[Goal]:
             case += f", {options.servers} servers, {options.workers} worker" + "s" * (options.workers > 1)
         own = figures(rounds, "ns7", rate, "cpu_us")
         cpu = ratios(own, figures(rounds, REFERENCE, rate, "cpu_us"))
-        found.append(at_most(f"{case}: CPU/query to {REFERENCE}", median(cpu), goals.CPU_TO_DNSDIST))
+        found.append(_cpu_goal(f"{case}: CPU/query to {REFERENCE}", median(cpu), rate))
         if not rate:
             qps = ratios(figures(rounds, "ns7", 0, "qps"), figures(rounds, REFERENCE, 0, "qps"))
             found.append(at_least(f"{case}: qps to {REFERENCE}", median(qps), goals.QPS_TO_DNSDIST))
@@ -216,6 +216,13 @@ def comparison_goals(rounds: Sequence[Round], options: Options) -> list[Goal]:
         total = sum(lost.values()) if lost else None
         found.append(at_most(f"{case}: lost, all rounds", total, goals.LOST, digits=0))
     return found
+
+
+def _cpu_goal(row: str, ratio: float | None, rate: int) -> Goal:
+    bar = goals.PACED_CPU_TO_DNSDIST.get(rate) if rate else goals.CPU_TO_DNSDIST
+    if bar is not None:
+        return at_most(row, ratio, bar)
+    return told(row, "not measured" if ratio is None else f"{ratio:.2f}")
 
 
 def _milliseconds(values: dict[int, float]) -> Spread | None:

@@ -10,6 +10,7 @@ et al., SIGCOMM 1996), so it catches up by at most one turn and is not flooded. 
 round robin, but a pick writes one number where that rule writes one per candidate.
 """
 
+from cython cimport final
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from balancer.table.layout cimport MAX_SERVERS
@@ -17,6 +18,8 @@ from balancer.table.layout cimport MAX_SERVERS
 cdef enum:
     STRIDE = 0x100000000
     HEAVIEST = 65535 * 64               # a slow start counts weights in 64ths
+
+cdef uint64_t REBASE_AT = <uint64_t>1 << 55     # of virtual time: a turn must fit beside a candidate in 64 bits
 
 
 cdef class Scheduler:
@@ -66,15 +69,17 @@ cdef class Scheduler:
 
     cdef void claim(self, int slot) noexcept nogil:
         """A query of this worker went to `slot`."""
-        self.own[slot] += 1
-        if self.place[slot] != NO_SERVER:
-            self.load[self.place[slot]] += 1
+        self._add(slot, 1)
 
     cdef void release(self, int slot) noexcept nogil:
         """It came back, or will not any more."""
-        self.own[slot] -= 1
+        self._add(slot, -1)
+
+    @final
+    cdef inline void _add(self, int slot, int queries) noexcept nogil:
+        self.own[slot] += queries
         if self.place[slot] != NO_SERVER:
-            self.load[self.place[slot]] -= 1
+            self.load[self.place[slot]] += queries
 
     cdef void observe(self, int slot, int64_t others) noexcept nogil:
         """The other workers have `others` queries in flight to `slot`."""
@@ -118,31 +123,152 @@ cdef class Scheduler:
                 self.release(window[index])
 
 
-cdef class TurnScheduler(Scheduler):
-    """The least loaded candidate; equals take turns by weight."""
+cdef extern from *:
+    """
+    /* All ones if the first pair is less, else 0. Who wins a match cannot be foretold, so there must be no branch: one
+       comparison of 128 bits, and an empty instruction behind which the compiler does not know the result as a bit. */
+    static inline uint64_t ns7_less(uint64_t key, uint64_t due, uint64_t other_key, uint64_t other_due) {
+        unsigned __int128 one = (unsigned __int128)key << 64 | due;
+        unsigned __int128 other = (unsigned __int128)other_key << 64 | other_due;
+        uint64_t mask = -(uint64_t)(one < other);
+        __asm__("" : "+r"(mask));
+        return mask;
+    }
 
-    cdef int least(self, int exclude, bint weighted) noexcept nogil:
-        # load/weight is compared by cross-multiplication, as IPVS does: exact, and no division per candidate.
-        cdef int candidate, slot, best = NO_SERVER, best_slot = NO_SERVER
-        cdef int64_t best_load = 0, best_weight = 1, weight, left, right
-        cdef uint64_t best_turn = 0
+    /* The order of load/weight as that of unsigned numbers, exact: two different quotients p/q and r/s differ by
+       |ps - qr|/qr, so by more than 2^-51 of their size while loads stay below 2^29 and weights below 2^22; a double
+       errs by at most 2^-53 of it. The bits of doubles that are not negative are ordered as the doubles are. */
+    static inline uint64_t ns7_quotient(int64_t load, int64_t weight) {
+        double value = (double)load / (double)weight;
+        uint64_t bits;
+        __builtin_memcpy(&bits, &value, sizeof(bits));
+        return bits;
+    }
+    """
+    uint64_t quotient "ns7_quotient"(int64_t load, int64_t weight) noexcept nogil
+    uint64_t less "ns7_less"(uint64_t key, uint64_t due, uint64_t other_key, uint64_t other_due) noexcept nogil
+
+
+cdef class TurnScheduler(Scheduler):
+    """The least loaded candidate per weight; equals take turns by weight, and of equals in that the first in the list.
+
+    Candidates are the leaves of a tournament tree, so a change costs one comparison per level and a pick none. A query
+    changes its server twice in a row (its turn, its load); the tree is told once, before another candidate changes.
+    """
+
+    def __cinit__(self):
+        self.leaves = 1
+        self.pending = NO_SERVER
+
+    cdef int _rebuilt(self) except -1:
+        cdef int candidate
+        self.leaves = 1
+        while self.leaves < self.count:
+            self.leaves *= 2
         for candidate in range(self.count):
-            slot = self.slot[candidate]
-            if slot == exclude:
-                continue
-            weight = self.weight[candidate] if weighted else 1
-            left = self.load[candidate] * best_weight
-            right = best_load * weight
-            # Turns wrap around after 2^64, so their difference decides, not their size.
-            if best == NO_SERVER or left < right or (left == right and <int64_t>(self.turn[slot] - best_turn) < 0):
-                best = candidate
-                best_slot = slot
-                best_load = self.load[candidate]
-                best_weight = weight
-                best_turn = self.turn[slot]
-        if best == NO_SERVER:
+            self.stride[candidate] = <uint64_t>STRIDE / <uint64_t>self.weight[candidate]
+        self.stale = True
+        return 0
+
+    cdef void claim(self, int slot) noexcept nogil:
+        self._add(slot, 1)
+        self._touch(slot)
+
+    cdef void release(self, int slot) noexcept nogil:
+        self._add(slot, -1)
+        self._touch(slot)
+
+    cdef void observe(self, int slot, int64_t others) noexcept nogil:
+        if others != self.others[slot]:
+            Scheduler.observe(self, slot, others)
+            self.stale = True
+
+    cdef int pick(self, uint32_t key, int exclude) noexcept nogil:
+        cdef int candidate, slot
+        if self.count == 0:
             return NO_SERVER
-        if <int64_t>(best_turn - self.now) > 0:
-            self.now = best_turn
-        self.turn[best_slot] = self.now + <uint64_t>STRIDE / <uint64_t>best_weight
-        return best_slot
+        if self.stale or self.pending != NO_SERVER:
+            self._settle()
+        candidate = <int>(self.due[1] % MAX_SERVERS)
+        if self.slot[candidate] == exclude:
+            candidate = self._without(exclude)
+            if candidate == NO_SERVER:
+                return NO_SERVER
+        slot = self.slot[candidate]
+        self.now = max(self.now, self.turn[slot])
+        self.turn[slot] = self.now + self.stride[candidate]
+        self._touch(slot)
+        if self.now >= REBASE_AT:
+            self._rebase()
+        return slot
+
+    @final
+    cdef void _touch(self, int slot) noexcept nogil:
+        """The turn or the load of a server has changed."""
+        cdef int candidate = self.place[slot]
+        if candidate != self.pending and candidate != NO_SERVER:
+            self._settle()
+            self.pending = candidate
+
+    @final
+    cdef void _settle(self) noexcept nogil:
+        """Tell the tree what it does not know."""
+        cdef int index, best
+        if self.stale:
+            for index in range(self.leaves):
+                self._enter(index)
+            for index in range(self.leaves - 1, 0, -1):
+                best = 2 * index + <int>(less(self.key[2 * index + 1], self.due[2 * index + 1],
+                                              self.key[2 * index], self.due[2 * index]) & 1)
+                self.key[index] = self.key[best]
+                self.due[index] = self.due[best]
+            self.stale = False
+        elif self.pending != NO_SERVER:
+            self._climb(self.pending)
+        self.pending = NO_SERVER
+
+    @final
+    cdef inline void _enter(self, int candidate) noexcept nogil:
+        cdef int leaf = self.leaves + candidate
+        if candidate >= self.count:
+            self.key[leaf] = self.due[leaf] = <uint64_t>-1
+            return
+        self.key[leaf] = quotient(self.load[candidate], self.weight[candidate])
+        self.due[leaf] = self.turn[self.slot[candidate]] * MAX_SERVERS + <uint64_t>candidate
+
+    @final
+    cdef void _climb(self, int candidate) noexcept nogil:
+        """Play the matches between a leaf and the root again."""
+        cdef int at = self.leaves + candidate
+        cdef uint64_t key, due, other_key, other_due, lost  # lost: all ones if the other one goes on, else 0
+        self._enter(candidate)
+        key = self.key[at]
+        due = self.due[at]
+        while at > 1:
+            other_key = self.key[at ^ 1]
+            other_due = self.due[at ^ 1]
+            lost = less(other_key, other_due, key, due)
+            key ^= (key ^ other_key) & lost
+            due ^= (due ^ other_due) & lost
+            at >>= 1
+            self.key[at] = key
+            self.due[at] = due
+
+    @final
+    cdef int _without(self, int exclude) noexcept nogil:
+        """The best candidate but `exclude`: asked for when a query needs a second server, so seldom."""
+        cdef int leaf, best = NO_SERVER
+        for leaf in range(self.leaves, self.leaves + self.count):
+            if self.slot[leaf - self.leaves] != exclude and (
+                    best == NO_SERVER or less(self.key[leaf], self.due[leaf], self.key[best], self.due[best])):
+                best = leaf
+        return NO_SERVER if best == NO_SERVER else best - self.leaves
+
+    @final
+    cdef void _rebase(self) noexcept nogil:
+        """Move virtual time back before it overflows. Servers that took no turn for millions of picks become alike."""
+        cdef int slot
+        for slot in range(MAX_SERVERS):
+            self.turn[slot] -= min(self.turn[slot], REBASE_AT // 2)
+        self.now -= REBASE_AT // 2
+        self.stale = True

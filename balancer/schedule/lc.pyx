@@ -4,13 +4,14 @@ IPVS's rule (net/netfilter/ipvs/ip_vs_lc.c): the server with the fewest queries 
 whether it takes part (0 does not). Equals take turns.
 """
 
-from libc.stdint cimport uint32_t
-
 from balancer.schedule.base cimport TurnScheduler
 
 
 cdef class LeastConnection(TurnScheduler):
     name = "lc"
 
-    cdef int pick(self, uint32_t key, int exclude) noexcept nogil:
-        return self.least(exclude, False)
+    cdef int _rebuilt(self) except -1:
+        cdef int candidate
+        for candidate in range(self.count):
+            self.weight[candidate] = 1
+        return TurnScheduler._rebuilt(self)

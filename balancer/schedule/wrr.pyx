@@ -36,22 +36,30 @@ cdef class WeightedRoundRobin(Scheduler):
         return 0
 
     cdef int pick(self, uint32_t key, int exclude) noexcept nogil:
-        cdef int candidate = self.at, ends = 0
-        cdef int64_t level = self.level
-        # Two passes over the end of the list meet every level that can choose anybody but `exclude`, except where
-        # `exclude` alone has the weight for the upper levels: then the levels below it are walked too.
-        while self.count:
+        cdef int candidate = self.at
+        cdef int64_t level = self.level, most = self._most_without(exclude)
+        while most:                     # somebody reaches the lowest level, so this ends within two walks
             candidate += 1
             if candidate >= self.count:
                 candidate = 0
                 level -= self.step
                 if level <= 0:
                     level = self.highest
-                    ends += 1
-                    if ends > 1:
-                        break
+                if level > most:        # levels that `exclude` alone reaches are not worth a walk each
+                    level -= (level - most + self.step - 1) // self.step * self.step
             if self.weight[candidate] >= level and self.slot[candidate] != exclude:
                 self.at = candidate
                 self.level = level
                 return self.slot[candidate]
         return NO_SERVER
+
+    cdef int64_t _most_without(self, int exclude) noexcept nogil:
+        """The highest weight of the candidates but `exclude`; 0 when there are none."""
+        cdef int candidate
+        cdef int64_t most = 0
+        if exclude == NO_SERVER or self.place[exclude] == NO_SERVER:
+            return self.highest + self.step - 1 if self.count else 0
+        for candidate in range(self.count):
+            if self.slot[candidate] != exclude:
+                most = max(most, self.weight[candidate])
+        return most

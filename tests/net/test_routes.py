@@ -190,6 +190,24 @@ def test_route_to_the_server_goes_and_comes_back(
             wait_for("the server is heard again", lambda: heard(client))
 
 
+def test_no_route_to_one_server_of_two(start: StartBalancer, inside: Namespace, outside: Namespace) -> None:
+    """Its part of each batch goes to the other, which answers all; it is asked again when there is a way."""
+    with server_in(outside, host=CLIENT4) as far, server_in(inside) as near:
+        balancer = start([far.address, near.address], ["127.0.0.1:5300"], prefix=inside.prefix)
+        with client_in(inside, balancer.address) as client:
+            client.ask_all([wire.query(ident=number) for number in range(64)])
+            assert far.received
+            inside.ip("link", "set", "veth0", "down")
+            for _ in range(3):
+                with balancer.frozen():
+                    for number in range(64):
+                        client.send(wire.query(ident=number))
+                assert sorted(wire.ident(client.receive()) for _ in range(64)) == list(range(64))
+            inside.ip("link", "set", "veth0", "up")
+            before = len(far.received)
+            wait_for("asked again", lambda: client.ask(wire.query()) and len(far.received) > before)
+
+
 def test_source_address_toward_the_server_changes(
     start: StartBalancer, inside: Namespace, outside: Namespace
 ) -> None:

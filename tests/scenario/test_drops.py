@@ -181,7 +181,7 @@ def test_impossible_source_inside_a_batch(
     source: str,
     port: int,
 ) -> None:
-    """It is counted, and costs nobody else an answer."""
+    """A full batch of 64 with three in it: they are counted, and cost nobody else an answer."""
     server = nameserver()
     balancer = start([server.address], [ports.free_address(host)])
     spoofers.append(Spoofer(balancer.address))
@@ -189,11 +189,11 @@ def test_impossible_source_inside_a_batch(
         source, port = ports.split(balancer.address)
     one = client(balancer.address)
     with balancer.frozen():
-        for number in range(24):
+        for number in range(61):
             one.send(wire.query(ident=number))
-            if number % 8 == 3:
+            if number in (0, 30, 60):
                 spoofers[0].send(wire.query("forged.example"), source, port)
-    assert sorted(wire.ident(one.receive()) for _ in range(24)) == list(range(24))
+    assert sorted(wire.ident(one.receive()) for _ in range(61)) == list(range(61))
     balancer.wait_dropped({"source": 3})
     assert "forged.example" not in {wire.qname(data) for data in server.messages}
 
@@ -228,6 +228,22 @@ def test_answer_too_long_for_the_clients_protocol(start: StartBalancer) -> None:
             assert sorted(wire.ident(one.receive()) for _ in range(8)) == [0, 1, 2, 3, 5, 6, 7, 8]
             one.nothing_comes(0.05)
         balancer.wait_dropped({"client_too_long": 1})
+
+
+def test_query_too_long_for_the_servers_protocol(start: StartBalancer, nameserver: StartServer) -> None:
+    """The same the other way: first, amid and last in a batch, and all others are answered."""
+    server = nameserver()
+    balancer = start([server.address], [ports.free_address("::1")])
+    with Client(balancer.address) as one:
+        with balancer.frozen():
+            for number in range(21):
+                query = wire.query(ident=number)
+                one.send(query.ljust(65520, b"\0") if number in (0, 10, 20) else query)
+        expected = [number for number in range(21) if number not in (0, 10, 20)]
+        assert sorted(wire.ident(one.receive()) for _ in expected) == expected
+        one.nothing_comes(0.05)
+    service = balancer.wait_idle()
+    assert service["timeouts"] + service["dropped"]["unsent"] == 3
 
 
 def test_more_updates_of_one_id_than_sockets(

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 # Targets of compiled code run against the debug build; those of Python code are guided by coverage.
-COMPILED = ("wire", "admission", "datapath")
+COMPILED = ("wire", "framing", "admission", "datapath")
 NAMES = (*COMPILED, "messages", "control", "config")
 
 

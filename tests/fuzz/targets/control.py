@@ -22,8 +22,10 @@ SEEDS = (
 PATIENCE = 10.0
 
 
-def refuse(_: dict[str, Any]) -> None:
-    raise ControlError("not now")
+async def obey(verb: str, _: dict[str, Any]) -> dict[str, bool]:
+    if verb != "status":
+        raise ControlError(f"{verb}: not now")
+    return {"fine": True}
 
 
 async def say(path: str, data: bytes) -> bytes:
@@ -44,7 +46,7 @@ def opened() -> Iterator[Callable[[bytes], None]]:
     broken: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="ns7-fuzz-") as folder, asyncio.Runner() as runner:
         path = str(Path(folder) / "control.sock")
-        control = Control(path, {"status": lambda _: {"fine": True}, "refuse": refuse})
+        control = Control(path, obey)
         runner.get_loop().set_exception_handler(lambda _, context: broken.append(context))
         runner.run(control.start())
 

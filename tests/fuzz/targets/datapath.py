@@ -114,9 +114,9 @@ class Lab:
             f'[[service]]\nname = "fuzz"\nlisten = ["{address}"]\nudp_timeout = "{TIMEOUT * 1000:.0f}ms"\n'
             + "".join(f'[[service.server]]\nname = "s{server.port}"\naddress = "127.0.0.1:{server.port}"\nsockets = 2\n'
                       for server in self.servers)), 1)
-        self.worker = self.state.workers[0]
+        [self.worker] = self.state.crew.workers
         self.state.reach(self.worker)
-        self.state.hand_over(self.worker, self._take, True)
+        self.state.hand_over(self.state.crew, self.worker, self._take)
         self.clients = [Client(ports.split(address)) for _ in range(3)]
         self.seen: set[bytes] = set()
         self.poll = select.poll()
@@ -134,10 +134,10 @@ class Lab:
                 self.path = DataPath(config, row, slots, others)
             case Admit():
                 self.path.admit(*message)
-            case Listen(service):
+            case Listen(service, "udp"):
                 self.path.open_listener(service, descriptors[0])
-            case Reach(service, slot, fresh):
-                self.path.open_server(service, slot, descriptors, fresh)
+            case Reach(service, slot):
+                self.path.open_server(service, slot, descriptors)
             case Go():
                 self.path.adopt()
 
@@ -185,7 +185,7 @@ class Lab:
                 self.forge(choices)
             case 6:
                 slot = self.servers.index(server)
-                self.state.table.set_weight(0, slot, choices.below(3))
+                self.state.table.set_weight(0, slot, choices.below(3), time.monotonic_ns())
                 self.state.table.publish()
                 self.path.refresh()
             case 7:

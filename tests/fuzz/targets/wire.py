@@ -24,6 +24,7 @@ SEEDS = (
     _pair(_LONGEST, wire.answer(_LONGEST)),
     _pair(_QUERY[:2] + b"\0\0\0\2" + _QUERY[6:], _QUERY),
     _pair(wire.header(3, counts=(0, 0, 0, 0)), wire.header_only(_QUERY, "NOERROR")),
+    _pair(wire.query("zone", "SOA", opcode="UPDATE"), wire.header_only(_QUERY, "NOERROR")),
     _pair(wire.header(9) + b"\xc0\x0c\0\1\0\1", b""),
 )
 
@@ -54,7 +55,7 @@ def fits(answer: bytes, query: bytes) -> bool:
     if asked is None:
         return True
     if answer[4:6] == b"\0\0":
-        return answer[3] & 15 in (1, 2, 4, 5)
+        return answer[3] & 15 in (1, 2, 4, 5) or query[2] >> 3 & 15 == wire.OPCODES["UPDATE"]
     return answer[4:6] == query[4:6] and question(answer) == asked
 
 

@@ -34,7 +34,8 @@ def parameters(function: ast.FunctionDef) -> list[tuple[str, bool]]:
     arguments = function.args
     names = [argument.arg for argument in arguments.args]
     required = len(names) - len(arguments.defaults)
-    return [(name, index >= required) for index, name in enumerate(names)]
+    found = [(name, index >= required) for index, name in enumerate(names)]
+    return [*found, (arguments.vararg.arg, False)] if arguments.vararg else found
 
 
 def compare(path: str, said: ast.stmt, real: Any) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, shares
+from benchmarks.goals import Bar
 from benchmarks.lab import LabError
 from benchmarks.report import Goal, Spread, at_least, at_most, ratios, spread, told
 from benchmarks.shares import share_error
-from benchmarks.udp import pace_doubt, rotate
+from benchmarks.udp import Options, comparison_goals, pace_doubt, rotate
 
 
 def test_spread() -> None:
@@ -40,6 +41,37 @@ def test_goals() -> None:
     assert at_most("r", None, 1.0) == Goal("r", "not measured", "≤ 1", None)
     lines = report.goals_table([at_most("a", None, 1), at_most("b", 2, 1), told("c", "3")]).splitlines()
     assert [line.split()[-1] for line in lines[2:]] == ["?", "NO", "-"]
+
+
+def test_the_aim_stands_beside_the_bar() -> None:
+    goal = at_most("r", 0.55, Bar(0.6, 0.5), " s")
+    assert goal == Goal("r", "0.55 s", "≤ 0.6 s", True, "0.5 s")
+    assert at_least("r", 1.5, Bar(1.4, 1.8)) == Goal("r", "1.50", "≥ 1.4", True, "1.8")
+    head, _, line = report.goals_table([goal]).splitlines()
+    assert head.split() == ["row", "figure", "bar", "aim", "met"]
+    assert line.split() == ["r", "0.55", "s", "≤", "0.6", "s", "0.5", "s", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "scheduler", "load", "percent"),
+    [
+        ((1, 1), "wlc", "one at a time", 1.0),
+        ((1, 2, 3), "wlc", "100 qps", 2.0),
+        ((1, 1), "wlc", "saturation", 5.0),
+        ((1, 2, 3), "wrr", "saturation", 1.0),
+    ],
+)
+def test_bars_of_the_shares(weights: tuple[int, ...], scheduler: str, load: str, percent: float) -> None:
+    assert shares.bar(weights, scheduler, load) == percent
+
+
+def test_paced_runs_have_the_bar_of_their_rate() -> None:
+    def goals_at(rate: int) -> list[Goal]:
+        return comparison_goals([], Options(rates=(rate,)))
+
+    assert [(g.bar, g.aim) for g in goals_at(0)] == [("≤ 0.6", "0.5"), ("≥ 1.4", "1.8"), ("≤ 0", "")]
+    assert [(g.bar, g.aim) for g in goals_at(20_000)] == [("≤ 0.85", "0.6"), ("≤ 0", "")]
+    assert [g.bar for g in goals_at(10_000)] == ["-", "≤ 0"]
 
 
 def test_cpuinfo() -> None:

@@ -15,9 +15,13 @@ class LeastOracle:
     """ip_vs_wlc.c / ip_vs_lc.c: least load per weight (or least load); equals by stride scheduling (TM-528)."""
 
     def __init__(self, servers, weighted):
-        self.servers = [(slot, weight if weighted else 1) for slot, weight in servers if weight]
+        self.change(servers, weighted)
         self.due = {}
         self.now = 0
+
+    def change(self, servers, weighted):
+        """Another list; turns go on."""
+        self.servers = [(slot, weight if weighted else 1) for slot, weight in servers if weight]
 
     def pick(self, load, exclude=None):
         usable = [(slot, weight) for slot, weight in self.servers if slot != exclude]
@@ -60,7 +64,7 @@ class WeightedRoundRobinOracle:
         self.cw = 0
 
     def pick(self, load, exclude=None):
-        if not self.servers:
+        if not any(slot != exclude for slot, _ in self.servers):
             return None
         while True:
             self.i = (self.i + 1) % len(self.servers)
@@ -68,7 +72,7 @@ class WeightedRoundRobinOracle:
                 self.cw -= self.gcd
                 if self.cw <= 0:
                     self.cw = self.most
-            if self.servers[self.i][1] >= self.cw:
+            if self.servers[self.i][1] >= self.cw and self.servers[self.i][0] != exclude:
                 return self.servers[self.i][0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 
 import pytest
@@ -53,13 +54,88 @@ def test_choices_equal_the_oracle(name, servers, steps):
             scheduler.note_release(flying.pop(0))
 
 
-@given(servers=SERVERS, picks=st.integers(1, 300))
+EVENTS = st.lists(st.one_of(
+    st.tuples(st.just("pick"), st.integers(0, 40)),         # the number of a server to exclude, if there is one
+    st.tuples(st.just("answer"), st.integers(0, 100)),
+    st.tuples(st.just("others"), st.tuples(st.integers(0, 39), st.integers(0, 3))),
+    st.tuples(st.just("weights"), st.lists(st.integers(0, 3), min_size=40, max_size=40)),
+), max_size=80)
+
+
+@pytest.mark.parametrize("name", ["wlc", "lc"])
+@given(slots=st.sets(st.integers(0, 255), min_size=1, max_size=40), events=EVENTS)
+@settings(deadline=None)
+def test_whatever_happens_in_between_choices_equal_the_oracle(name, slots, events):
+    """Answers, the load of other workers and changed weights between the picks, over any number of servers."""
+    slots = sorted(slots)
+    scheduler, rule = build(name, [(slot, 1) for slot in slots]), oracle(name, [(slot, 1) for slot in slots])
+    flying: list[int] = []
+    others: Counter[int] = Counter()
+    for event, value in events:
+        if event == "pick":
+            exclude = slots[value] if value < len(slots) else None
+            expected = rule.pick(Counter(flying) + others, exclude)
+            assert scheduler.choose(0, -1 if exclude is None else exclude) == expected
+            if expected is not None:
+                scheduler.note_claim(expected)
+                flying.append(expected)
+        elif event == "answer" and flying:
+            scheduler.note_release(flying.pop(value % len(flying)))
+        elif event == "others":
+            slot = slots[value[0] % len(slots)]
+            others[slot] = value[1]
+            scheduler.note_others(slot, value[1])
+        elif event == "weights":
+            servers = list(zip(slots, value, strict=False))
+            scheduler.rebuild([(slot, weight) for slot, weight in servers if weight])
+            rule.change(servers, name == "wlc")
+
+
+STRIDE, REBASE = 2**32, 2**23           # virtual time starts anew after so many turns of a server of weight 1
+
+
+@pytest.mark.parametrize("before", [1, 50, 120])
+def test_choices_equal_the_oracle_where_virtual_time_starts_anew(before):
+    scheduler, rule = build("wlc", [(7, 1)]), LeastOracle([(7, 1)], weighted=True)
+    scheduler.time_picks(REBASE - before, 0)
+    rule.due[7], rule.now = (REBASE - before) * STRIDE, (REBASE - before - 1) * STRIDE
+    servers = [(3, 2), (7, 1), (9, 3)]
+    scheduler.rebuild(servers)
+    rule.change(servers, True)
+    for pick in range(400):
+        expected = rule.pick({3: pick % 2, 7: 0, 9: pick % 2})
+        assert scheduler.choose() == expected, f"pick {pick}"
+        for slot in (3, 9):
+            (scheduler.note_release if pick % 2 else scheduler.note_claim)(slot)
+
+
+def test_server_that_took_no_turn_for_ages_is_not_forgotten():
+    scheduler = build("wlc", [(0, 1)])
+    scheduler.time_picks(3 * REBASE, 0)
+    scheduler.rebuild([(0, 1), (1, 1)])
+    picks = [scheduler.choose() for _ in range(10)]
+    assert picks.count(1) in (5, 6)
+
+
+@given(servers=SERVERS, picks=st.lists(st.one_of(st.just(20), st.integers(0, 12)), min_size=1, max_size=300))
 @settings(deadline=None)
 def test_wrr_equals_the_oracle(servers, picks):
     # The kernel's level starts at max - gcd + 1 and the pseudo-code's at max: the same servers reach both.
+    servers = [(slot, min(weight, 400)) for slot, weight in servers]        # the plain oracle walks every level
     scheduler, rule = build("wrr", servers), WeightedRoundRobinOracle(servers)
-    for _ in range(picks):
-        assert scheduler.choose() == rule.pick({})
+    for excluded in picks:
+        exclude = servers[excluded][0] if excluded < len(servers) else None
+        assert scheduler.choose(0, -1 if exclude is None else exclude) == rule.pick({}, exclude)
+
+
+def test_wrr_finds_a_second_server_at_once_below_a_heavy_one():
+    """65,535 levels that only the excluded server reaches, times 250 servers, would be felt (seconds, here)."""
+    scheduler = build("wrr", [(0, 65535), *((slot, 1) for slot in range(1, 250))])
+    start = time.process_time()
+    for _ in range(500):
+        assert scheduler.choose(0, 0) not in (None, 0)
+        assert scheduler.choose() is not None
+    assert time.process_time() - start < 2
 
 
 @given(servers=SERVERS, keys=st.lists(st.integers(0, 2**32 - 1), max_size=50), excluded=st.integers(0, 12))
