@@ -17,6 +17,7 @@ from benchmarks import ns7, peers, report
 from benchmarks.lab import Lab, LabError, open_lab
 from benchmarks.memory import memory
 from benchmarks.shares import shares
+from benchmarks.tcp import tcp
 from benchmarks.udp import (
     PACED,
     REFERENCE,
@@ -57,7 +58,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     "shares": (shares,),
     "memory": (memory,),
     "workers": (workers,),
-    "all": (compared, scaled, shares, memory),
+    "tcp": (tcp,),
+    "all": (compared, scaled, shares, memory, tcp),
 }
 HELP = {
     "udp": "compare the peers; without --rate and --servers a short standard set of the goal list",
@@ -65,7 +67,8 @@ HELP = {
     "shares": "what part of the queries each server gets",
     "memory": "idle memory, 65,000 queries in flight, twice",
     "workers": "what clients notice when processes of ns7 die, hang or change",
-    "all": "every row of the goal list of speed, at full length (about 35 minutes)",
+    "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
+    "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
 
 

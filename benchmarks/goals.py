@@ -40,3 +40,10 @@ AFTER_RETURN = 0.2
 # A server that has come back: its share of the queries in the first second, and when its slow start is over.
 SHARE_AT_RETURN = 0.25
 SHARE_AFTER_SLOW_START = 0.45
+# DNS over TCP. haproxy relays bytes and knows no DNS: to frame, match and retry at its cost is the aim (0.85).
+TCP_QPS_TO_DNSDIST = 2.0
+TCP_SINGLE_TO_DNSDIST = 1.0
+TCP_CPU_TO_HAPROXY = 1.2
+TCP_TRANSFER_P99 = 5.0
+TCP_IDLE_BYTES = 8192
+TCP_IDLE_UDP = 1.25                     # unchanged, but for the noise of a shared machine

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.lab import Address, LabError
 
 Question = tuple[str, str]
-TYPES = {"A": 1, "TXT": 16, "AAAA": 28}
+TYPES = {"A": 1, "TXT": 16, "AAAA": 28, "AXFR": 252}
 PROBE_TIMEOUT = 2.0
 
 

@@ -29,6 +29,7 @@ class Service:
     scheduler: str = "wlc"
     udp_timeout: str = "2s"
     more: Sequence[Address] = ()
+    extra: str = ""                     # further lines of the section
 
 
 def config_text(services: Sequence[Service], workers: int, control: Path, more: Tables | None = None) -> str:
@@ -47,7 +48,8 @@ def config_text(services: Sequence[Service], workers: int, control: Path, more: 
         listen = ", ".join(f'"{address}"' for address in (service.listen, *service.more))
         parts.append(
             f'[[service]]\nname = "{service.name}"\nlisten = [{listen}]\n'
-            f'scheduler = "{service.scheduler}"\nudp_timeout = "{service.udp_timeout}"\n'
+            f'scheduler = "{service.scheduler}"\nudp_timeout = "{service.udp_timeout}"\n{service.extra}'
+            '[service.admit]\ntransfer = ["127.0.0.0/8"]\n'
         )
         for address, weight in service.servers:
             name = f"{address.host}-{address.port}"  # the same in every configuration

@@ -42,9 +42,11 @@ def query_text(names: int = NAMES) -> str:
     return "\n".join(queries) + "\n"
 
 
-def config_text(folder: Path, name: str, addresses: list[Address]) -> str:
+def config_text(folder: Path, name: str, addresses: list[Address], zones: tuple[str, ...] = (ZONE,)) -> str:
     """nsd.conf for one process."""
     own = folder / name
+    served = "".join(
+        f"zone:\n  name: {zone}\n  zonefile: {zone}.zone\n  provide-xfr: 0.0.0.0/0 NOKEY\n" for zone in zones)
     listen = "\n".join(f"  ip-address: {address.host}@{address.port}" for address in addresses)
     return f"""server:
 {listen}
@@ -58,14 +60,12 @@ def config_text(folder: Path, name: str, addresses: list[Address]) -> str:
   xfrdir: "{folder}"
   zonelistfile: "{own}.zonelist"
   rrl-ratelimit: 0
+  tcp-count: 1000
   receive-buffer-size: 4194304
   send-buffer-size: 4194304
 remote-control:
   control-enable: no
-zone:
-  name: {ZONE}
-  zonefile: {ZONE}.zone
-"""
+{served}"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Servers:
         return self.addresses[:count]
 
 
-def start(lab: Lab, processes: int = 2, addresses: int = 2) -> Servers:
+def start(lab: Lab, processes: int = 2, addresses: int = 2, zones: tuple[str, ...] = (ZONE,)) -> Servers:
     """Start NSD processes that share the addresses 127.0.K.N evenly, and wait until each answers."""
     (lab.folder / f"{ZONE}.zone").write_text(zone_text())
     queries = lab.folder / "queries.txt"
@@ -92,10 +92,10 @@ def start(lab: Lab, processes: int = 2, addresses: int = 2) -> Servers:
         port = free_port(hosts)
         shares.append([Address(host, port) for host in hosts])
         config = lab.folder / f"nsd{k + 1}.conf"
-        config.write_text(config_text(lab.folder, f"nsd{k + 1}", shares[-1]))
+        config.write_text(config_text(lab.folder, f"nsd{k + 1}", shares[-1], zones))
         started.append(lab.start(f"nsd{k + 1}", ["nsd", "-d", "-c", str(config)]))
     for process, share in zip(started, shares, strict=True):
-        if not wait_answer(share[-1], PROBE, time.monotonic() + 15, process.alive):
+        if not wait_answer(share[-1], PROBE, time.monotonic() + 60, process.alive):
             raise LabError(f"{process.name} does not answer: {process.last_words()}")
     mixed = [address for group in zip(*shares, strict=True) for address in group]
     return Servers(started, mixed[:addresses], queries)

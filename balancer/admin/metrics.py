@@ -6,6 +6,7 @@ reasons: their number is bounded. At rest queries = answers + dropped + timeouts
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -32,36 +33,56 @@ class Line(NamedTuple):
     text: str
 
 
-def _udp(key: str) -> Callable[[View], Values]:
-    return lambda view: {("udp",): view[key]}
+def _both(key: str, tcp_key: str = "") -> Callable[[View], Values]:
+    return lambda view: {("udp",): view[key], ("tcp",): view["tcp"][tcp_key or key]}
+
+
+def _reasons(view: View) -> Values:
+    told: Counter[str] = Counter(view["dropped"])
+    told.update(view["tcp"]["dropped"])
+    return {(reason,): count for reason, count in told.items()}
 
 
 COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
 
 SERVICE = (
-    Line("ns7_queries_total", COUNTER, ("proto",), _udp("queries"), "Queries received from clients."),
-    Line("ns7_answers_total", COUNTER, ("proto",), _udp("answers"), "Answers sent to clients."),
-    Line("ns7_timeouts_total", COUNTER, ("proto",), _udp("timeouts"), "Queries that no server answered in time."),
+    Line("ns7_queries_total", COUNTER, ("proto",), _both("queries"), "Queries received from clients."),
+    Line("ns7_answers_total", COUNTER, ("proto",), _both("answers"), "Answers sent to clients."),
+    Line("ns7_timeouts_total", COUNTER, ("proto",), _both("timeouts"), "Queries that no server answered in time."),
     Line("ns7_dropped_total", COUNTER, ("reason",),
-         lambda view: {(reason,): count for reason, count in view["dropped"].items()},
+         _reasons,
          "Queries that got no answer for another reason."),
-    Line("ns7_inflight", GAUGE, ("proto",), _udp("inflight"), "Queries forwarded and not yet answered."),
+    Line("ns7_inflight", GAUGE, ("proto",), _both("inflight"), "Queries forwarded and not yet answered."),
+    Line("ns7_tcp_connections_total", COUNTER, (), lambda view: {(): view["tcp"]["connections"]},
+         "TCP connections accepted from clients."),
+    Line("ns7_tcp_connections", GAUGE, (), lambda view: {(): view["tcp"]["open"]},
+         "TCP connections of clients that are open."),
+    Line("ns7_tcp_closed_total", COUNTER, ("reason",),
+         lambda view: {(reason,): count for reason, count in view["tcp"]["closed"].items()},
+         "TCP connections of clients that ended."),
+    Line("ns7_tcp_transfers_total", COUNTER, (), lambda view: {(): view["tcp"]["transfers"]},
+         "Zone transfers (AXFR, IXFR) sent to a server."),
     Line("ns7_socket_drops_total", COUNTER, (), lambda view: {(): view["socket_drops"]},
          "Datagrams that the kernel dropped at full listening buffers."),
 )
 
 SERVER = (
-    Line("ns7_server_queries_total", COUNTER, ("proto",), _udp("queries"), "Queries sent to the server."),
+    Line("ns7_server_queries_total", COUNTER, ("proto",), _both("queries"), "Queries sent to the server."),
     Line("ns7_server_answers_total", COUNTER, ("proto", "rcode"),
-         lambda view: {("udp", rcode): count for rcode, count in view["answers"].items()},
+         lambda view: {(proto, rcode): count for proto, told in (("udp", view), ("tcp", view["tcp"]))
+                       for rcode, count in told["answers"].items()},
          "Answers received from the server."),
-    Line("ns7_server_timeouts_total", COUNTER, ("proto",), _udp("timeouts"),
+    Line("ns7_server_timeouts_total", COUNTER, ("proto",), _both("timeouts"),
          "Queries that the server did not answer in time."),
-    Line("ns7_server_resends_total", COUNTER, ("proto",), _udp("resends"),
+    Line("ns7_server_resends_total", COUNTER, ("proto",), _both("resends"),
          "Queries sent here because another server did not take them."),
-    Line("ns7_server_refusals_total", COUNTER, ("proto",), _udp("refusals"),
+    Line("ns7_server_refusals_total", COUNTER, ("proto",), _both("refusals", "failures"),
          "Queries refused by the server's host or network."),
-    Line("ns7_server_inflight", GAUGE, ("proto",), _udp("inflight"), "Queries the server has not answered yet."),
+    Line("ns7_server_inflight", GAUGE, ("proto",),
+         lambda view: {("udp",): view["inflight"] - view["tcp"]["inflight"], ("tcp",): view["tcp"]["inflight"]},
+         "Queries the server has not answered yet."),
+    Line("ns7_server_tcp_connections", GAUGE, (), lambda view: {(): view["tcp"]["open"]},
+         "TCP connections to the server that are open, idle ones too."),
     Line("ns7_server_up", GAUGE, (), lambda view: {(): view["state"] in ("up", "drained")},
          "Whether the server counts as alive; a drained one does."),
     Line("ns7_server_weight", GAUGE, (), lambda view: {(): view["weight"]},
@@ -86,8 +107,8 @@ class TableCollector(Collector):
         yield from (_family(line, ("service", "server"), servers) for line in SERVER)
         latency = HistogramMetricFamily(*LATENCY, labels=("service", "server", "proto"))
         for names, server in servers:
-            told = server["latency"]
-            latency.add_metric((*names, "udp"), list(told["buckets"].items()), told["sum"])
+            for proto, told in (("udp", server["latency"]), ("tcp", server["tcp"]["latency"])):
+                latency.add_metric((*names, proto), list(told["buckets"].items()), told["sum"])
         yield latency
         yield CounterMetricFamily("ns7_worker_restarts_total", "Worker processes replaced since the start.",
                                   value=self._snapshots.supervisor.get("worker_restarts", 0))

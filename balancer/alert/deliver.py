@@ -134,7 +134,7 @@ class Courier:
     def __init__(self, name: str, folder: Path, send: Callable[[Notice, int], Awaitable[None]],
                  log: Callable[[str], None], on_change: Callable[[], None]) -> None:
         self.name, self.spool, self.send = name, Spool(folder), send
-        self.counts = Counter[str]()        # sent, tries failed, refused
+        self.counts = Counter[str]()        # sent, deferred (tries that must be repeated), refused
         self.error = ""
         self._log, self._on_change = log, on_change
         self._news = asyncio.Event()
@@ -186,7 +186,7 @@ class Courier:
         try:
             await self.send(notice, dropped)
         except Away as error:
-            self.counts["failed"] += 1
+            self.counts["deferred"] += 1
             self._wait = min(max(FIRST_WAIT, 2 * self._wait), MOST_WAIT)
             if self.error != str(error):
                 self.error = str(error)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from balancer.component import Event
 
 # What a piece of news is.
-PROBLEM, RECOVERY, CHANGE, REMINDER, FLAPPING, CALM, TEST = (
+EVERY_WHAT = PROBLEM, RECOVERY, CHANGE, REMINDER, FLAPPING, CALM, TEST = (
     "problem", "recovery", "change", "reminder", "flapping", "calm", "test")
 
 # What the state after an event says about its subject. A state in neither list is remarkable and neither good nor bad.
@@ -91,9 +91,12 @@ class Notice(NamedTuple):
         """The inverse of `encode`; ValueError when it is not one."""
         try:
             raw = json.loads(data)
-            return cls(**{**raw, "items": tuple(Item(**item) for item in raw["items"])})
+            notice = cls(**{**raw, "items": tuple(Item(**item) for item in raw["items"])})
         except (TypeError, KeyError, RecursionError) as error:
             raise ValueError("not a notice") from error
+        if not notice.items or any(item.what not in EVERY_WHAT for item in notice.items):
+            raise ValueError("not a notice that this version knows")
+        return notice
 
 
 @dataclass

@@ -31,6 +31,8 @@ TEST_PATIENCE = 8.0         # less than the command waits for its answer
 STOP_GRACE = 2.0            # for what can be delivered before the end
 LISTED, PUBLISHED = 40_000, 200_000     # bytes of open alerts in an answer, in a snapshot
 COMMAND = "command"
+MAILS = {"sent": "mails_sent", "deferred": "mails_deferred", "refused": "mails_refused"}
+RUNS = {"sent": "commands_run", "refused": "commands_failed"}
 # What is said of these holds for one run of ns7; the next one begins anew.
 OF_ONE_RUN = ("component", "config", "service", "worker")
 
@@ -200,8 +202,8 @@ class Runner:
                 self._on_event(Event(time.time(), alert.kind, alert.subject, alert.state, "gone", reason))
 
     def _count(self, courier: Courier) -> Counter[str]:
-        kind = "commands" if courier.name == COMMAND else "mails"
-        counts = Counter({f"{kind}_{what}": count for what, count in courier.counts.items()})
+        names = RUNS if courier.name == COMMAND else MAILS
+        counts = Counter({names[what]: count for what, count in courier.counts.items()})
         return counts + Counter(dropped=courier.spool.dropped_total, damaged=courier.spool.damaged)
 
     def _snapshot(self, most_bytes: int) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _login(alerts: Any) -> Iterator[Finding]:
     server = _valid(MAIL_SERVER, alerts.get("smtp", "127.0.0.1:25"))
     here = server is None or server.host in ("localhost", "127.0.0.1", "::1")
     if "smtp_user" in alerts and alerts.get("smtp_tls", "none") == "none" and not here:
-        yield ("alerts", "smtp_user"), 'needs smtp_tls = "starttls" or "tls" (the password would cross the net in clear)'
+        yield ("alerts", "smtp_user"), 'needs smtp_tls = "starttls" or "tls" (the password would go in clear)'
 
 
 def find_contradictions(document: dict[str, Any]) -> Iterator[Finding]:

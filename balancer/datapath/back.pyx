@@ -206,7 +206,7 @@ cdef class Back:
             self.newest = number
 
     cdef int _pick(self, Query *query, int exclude) noexcept nogil:
-        """The server for a query: `primary` for what belongs to it while it may be chosen, else the scheduler's word."""
+        """The server for a query: `primary`, for what belongs to it, while it may be chosen; else the scheduler's."""
         if self.primary != NO_SERVER and belongs_to_primary(query.bytes, query.question_end):
             if self.scheduler.place[self.primary] != NO_SERVER and self.primary != exclude:
                 return self.primary

@@ -195,7 +195,7 @@ cdef class Front:
         return False
 
     cdef void refuse(self, Listener *listener, int number, Arrival *arrival, int rcode) noexcept nogil:
-        """Tell the client REFUSED or SERVFAIL: its own header and question, nothing else. Never larger than what was asked."""
+        """Tell the client REFUSED or SERVFAIL: its own header and question, nothing else, never more than was asked."""
         cdef int index, size = arrival.question_end if arrival.question_end else HEADER_BYTES
         if self.outbox.count == OUTBOX:
             self.flush()

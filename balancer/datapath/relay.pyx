@@ -298,7 +298,7 @@ cdef class Relay:
             else:
                 self._say(client, frame, size, end, RCODE_WIRE_REFUSED)
             return
-        exchange = <Exchange *>malloc(sizeof(Exchange) + size)
+        exchange = <Exchange *>malloc(sizeof(Exchange) + size) if self.streams.held < self.streams.held_most else NULL
         if exchange == NULL:
             add(&self.row.dropped[<int>TCP_DROP_NO_MEMORY], 1)
             self._say(client, frame, size, end, RCODE_WIRE_SERVFAIL)
@@ -320,6 +320,7 @@ cdef class Relay:
         client.last = exchange
         client.pending += 1
         client.pending_bytes += size
+        self.streams.held += size
         _live += 1
         store(&self.row.in_flight, load(&self.row.in_flight) + 1)
         self._dispatch(exchange)
@@ -475,6 +476,7 @@ cdef class Relay:
             client.last = exchange.previous
         client.pending -= 1
         client.pending_bytes -= exchange.size
+        self.streams.held -= exchange.size
         _live -= 1
         check(load(&self.row.in_flight) > 0)
         store(&self.row.in_flight, load(&self.row.in_flight) - 1)
@@ -834,18 +836,18 @@ cdef class Relay:
             if link.connecting and now - link.since_ns > self.limits.timeout_ns // 2:
                 self._lose(link)
             link = following
+        if self.stopping and not client.ending:
+            self._end(client, TCP_CLOSE_STOP)
         if client.message_ns and now - client.message_ns > self.limits.message_ns:
             self._end(client, TCP_CLOSE_MESSAGE_TIME)
         elif waiting(&client.stream):
-            if now - client.stream.moved_ns > self.limits.idle_ns:
+            if now - client.stream.moved_ns > (<uint64_t>LINGER_NS if self.stopping else self.limits.idle_ns):
                 self._close(client, TCP_CLOSE_UNREAD)
         elif married and client.pending == 0:
             if client.ending and now - moved > LINGER_NS:
                 self._close(client, client.ending - 1)
             elif now - moved > self.limits.idle_ns:
                 self._close(client, TCP_CLOSE_IDLE)
-        elif self.stopping:
-            self._end(client, TCP_CLOSE_STOP)
 
     cdef void _expire(self) noexcept nogil:
         """Queries that were not answered, or not sent, for too long. Both queues are in order of time."""

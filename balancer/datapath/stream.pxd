@@ -48,7 +48,7 @@ cdef class Streams:
     cdef uint8_t *scratch               # the read in hand: what was kept, then what came
     cdef uint64_t now                   # CLOCK_MONOTONIC of the present wake
     cdef long received                  # bytes in this wake
-    cdef readonly long held             # bytes in rests and buffers
+    cdef readonly long held             # bytes in rests, buffers and pending queries
     cdef long held_most
 
     cdef bint _grow(self) noexcept nogil

@@ -4,7 +4,7 @@ from balancer.datapath.stream cimport Stream, Streams
 from balancer.datapath.syscalls cimport epoll_event
 
 cdef enum:
-    EVENTS = 32
+    EVENTS = 16                         # per round: 256 KiB at most
 
 cdef class Tcp:
     cdef readonly Streams streams

@@ -1,8 +1,9 @@
 """DNS over TCP in one worker: one epoll set over listeners, clients and links, handled in batches.
 
-Like UDP's set, only the epoll descriptor is given to uvloop: one Python call per wake. A wake reads at most
-WAKE_BYTES, 16 KiB per connection, so that twenty transfers leave UDP its turns; what is ready then is reported again
-at once. All of DNS stands in relay.pyx, all of bytes in stream.pyx.
+Like UDP's set, only the epoll descriptor is given to uvloop: one Python call per wake. A wake reads little more than
+WAKE_BYTES, 16 KiB per connection, so that twenty transfers leave UDP its turns. Every event that was taken is
+handled: epoll reports first the connections it has not reported yet, so each one has its turn; left-overs would
+starve. All of DNS stands in relay.pyx, all of bytes in stream.pyx.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -19,8 +20,9 @@ from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load
 from balancer.table.table cimport Row
 
 cdef enum:
-    WAKE_BYTES = 262144
+    WAKE_BYTES = 131072
     ROUNDS = 4                          # epoll_waits per wake
+    LONE_ROUND = 4                      # fewer events: the next look would find nothing
 
 
 cdef class _Listener:
@@ -29,7 +31,10 @@ cdef class _Listener:
 
 
 cdef class Tcp:
-    """open, receive, handle, send, sweep, close for the TCP side of all services. `row` is the worker's own; `backs`, one per service."""
+    """open, receive, handle, send, sweep, close for the TCP side of all services.
+
+    row: the worker's own. backs: UDP's side of each service.
+    """
 
     def __cinit__(self, Row row, backs):
         cdef Relay relay
@@ -67,7 +72,7 @@ cdef class Tcp:
         if self.relays[service] is not None:
             (<Relay>self.relays[service]).admission = admission
 
-    def set_limits(self, int service, *limits):
+    def set_limits(self, int service, limits):
         """See Relay.set_limits."""
         self.relays[service].set_limits(*limits)
 
@@ -105,7 +110,7 @@ cdef class Tcp:
             self.streams.now = monotonic_ns()
             self._handle(count)
             self._settle()
-            if self.streams.received >= WAKE_BYTES:
+            if self.streams.received >= WAKE_BYTES or count < LONE_ROUND:
                 break
         return 0
 
@@ -130,8 +135,6 @@ cdef class Tcp:
                     self.streams.watch(stream, 0)
             else:
                 relay.on_link(<Link *>stream, events)
-            if self.streams.received >= WAKE_BYTES:
-                break
         return 0
 
     cdef int _settle(self) except -1:

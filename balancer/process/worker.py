@@ -66,7 +66,7 @@ class Worker:
             case Listen(service):
                 self._running.open_listener(service, descriptors[0])
             case TcpLimits():
-                self._running.tcp.set_limits(*message)
+                self._running.tcp.set_limits(message.service, message[1:])
             case TcpReach():
                 self._running.tcp.set_server(*message)
             case Reach(service, slot):

@@ -6,8 +6,11 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import StartBalancer, StartServer
 from tests.helpers.client import ask
@@ -77,7 +80,10 @@ def test_problem_and_recovery(start: StartBalancer, nameserver: StartServer) -> 
     assert listed(balancer)["open"] == []
 
 
-def test_mail_server_down_across_three_transitions(start: StartBalancer, nameserver: StartServer) -> None:
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+def test_mail_server_down_across_three_transitions(
+    start: StartBalancer, nameserver: StartServer, seconds: float
+) -> None:
     """Told once, in order, after it returns; the alert process is killed and killed again meanwhile."""
     server = MailServer()
     balancer = start([nameserver().address], more=section(server))
@@ -88,8 +94,9 @@ def test_mail_server_down_across_three_transitions(start: StartBalancer, nameser
         os.kill(old, signal.SIGKILL)
         assert ask(balancer.address), "nothing is blocked"
         wait_for("a successor", lambda old=old: pid(balancer) != old)
+    time.sleep(seconds)
     with server:
-        wait_for("told", lambda: len(states(server)) >= 3, LONG)
+        wait_for("told", lambda: len(states(server)) >= 3, LONG + seconds)
         wait_for("all told", lambda: waiting(balancer) == 0, LONG)
     assert states(server) == ["refused", "applied", "refused"]
     assert len({message["Message-ID"] for _, message in server.accepted}) == len(server.accepted)

@@ -237,11 +237,23 @@ def true_twice(asked: Asked) -> None:
 
 
 OTHER = wire.query("other.example", ident=999)
+
+
+def with_its_id(data: bytes, asked: Asked) -> list[bytes]:
+    return [wire.with_id(data, wire.ident(asked.data))]
+
+
 LIES: dict[str, tuple[TcpHandler, str]] = {
-    "unasked id": (lies(lambda asked: [wire.with_id(wire.answer(asked.data), wire.ident(asked.data) ^ 1)]), "unknown_id"),
-    "wrong question": (lies(lambda asked: [wire.with_id(wire.answer(OTHER), wire.ident(asked.data))]), "wrong_question"),
+    "unasked id": (
+        lies(lambda asked: [wire.with_id(wire.answer(asked.data), wire.ident(asked.data) ^ 1)]),
+        "unknown_id",
+    ),
+    "wrong question": (lies(lambda asked: with_its_id(wire.answer(OTHER), asked)), "wrong_question"),
     "a query": (lies(lambda asked: [asked.data]), "not_response"),
-    "NOERROR without a question": (lies(lambda asked: [wire.header_only(asked.data, "NOERROR")]), "wrong_question"),
+    "NOERROR without a question": (
+        lies(lambda asked: [wire.header_only(asked.data, "NOERROR")]),
+        "wrong_question",
+    ),
     "garbage": (lies(lambda asked: [b"\xff" * 40]), "unknown_id"),
     "twice the same": (true_twice, "unknown_id"),
 }

@@ -37,9 +37,9 @@ def many_records(folder: Path) -> None:
 @pytest.fixture(scope="module", params=[nsd, named], ids=["NSD", "BIND"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Balancer]]:
     """A real server's address, and a balancer in front of it."""
-    with request.param(tmp_path_factory.mktemp("server")) as server:
-        with Balancer(tmp_path_factory.mktemp("ns7"), [server], admit=EVERYBODY) as balancer:
-            yield server, balancer
+    folders = [tmp_path_factory.mktemp(name) for name in ("server", "ns7")]
+    with request.param(folders[0]) as server, Balancer(folders[1], [server], admit=EVERYBODY) as balancer:
+        yield server, balancer
 
 
 ASKED = {

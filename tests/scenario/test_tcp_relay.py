@@ -11,7 +11,9 @@ import pytest
 from tests.conftest import OpenTcpClient, StartBalancer, StartTcpServer
 from tests.helpers import wire
 from tests.helpers.client import edns_query
+from tests.helpers.config import Server
 from tests.helpers.daemon import Balancer
+from tests.helpers.ports import free_address
 from tests.helpers.tcp import Asked, TcpClient, frame, silent
 from tests.helpers.waiting import wait_for
 
@@ -340,3 +342,37 @@ def test_status_shows_tcp_beside_udp(
     shown = balancer.command("status").stdout.splitlines()
     assert [line[:4] for line in shown if line.startswith(("UDP", "TCP"))] == ["UDP ", "TCP "]
     assert "1 queries, 1 answers" in next(line for line in shown if line.startswith("TCP"))
+
+
+def test_over_ipv6(start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient) -> None:
+    """A client there is a /64: its addresses share the limit."""
+    server = tcpserver(host="::1")
+    balancer = start([server.address], [free_address("::1")], service={"tcp_per_client": 2})
+    clients = [tcpclient(balancer.address) for _ in range(2)]
+    for client, data in zip(clients, numbered(2), strict=True):
+        assert client.ask(data) == wire.answer(data, wire.address_record())
+    tcpclient(balancer.address).wait_closed()
+    balancer.wait_tcp("closed", {"per_client": 1})
+
+
+def test_source_address(start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient) -> None:
+    server = tcpserver()
+    balancer = start([Server(server.address, source="127.0.0.5")])
+    tcpclient(balancer.address).ask(wire.query())
+    assert server.connections[0].socket.getpeername()[0] == "127.0.0.5"
+
+
+def test_stop_during_a_transfer_that_nobody_reads(
+    start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient
+) -> None:
+    """The end waits for nobody who takes nothing."""
+
+    def endless(asked: Asked) -> None:
+        while True:
+            asked.connection.say(wire.sized_answer(asked.data, 60000))
+
+    balancer = start([tcpserver(endless).address], admit={"transfer": ["0.0.0.0/0"]})
+    tcpclient(balancer.address, receive_buffer=4096).say(wire.query("zone.example", "AXFR"))
+    wait_for("begun", lambda: balancer.tcp()["answers"] == 1)
+    balancer.terminate()
+    balancer.wait_ended()

@@ -17,7 +17,7 @@ from balancer.admin import runner
 from balancer.admin.metrics import TableCollector
 from balancer.admin.snapshots import Snapshots
 from balancer.component import Component
-from balancer.table.table import DROP_REASONS, LATENCY_BOUNDS, RCODE_NAMES, Row
+from balancer.table.table import DROP_REASONS, LATENCY_BOUNDS, RCODE_NAMES, TCP_CLOSE_REASONS, TCP_DROP_REASONS, Row
 from tests.helpers.need import require_program
 from tests.helpers.table import Table
 from tests.unit.balancer.admin.conftest import FACTS, Admin, Start
@@ -62,30 +62,47 @@ async def test_metrics_equal_the_table(start: Start) -> None:
         for name, key in (("ns7_queries_total", "queries"), ("ns7_answers_total", "answers"),
                           ("ns7_timeouts_total", "timeouts"), ("ns7_inflight", "inflight")):
             assert value(series, name, service=service, proto="udp") == sum(row[key] for row in told)
+            assert value(series, name, service=service, proto="tcp") == sum(row["tcp"][key] for row in told)
         assert value(series, "ns7_socket_drops_total", service=service) == sum(row["socket_drops"] for row in told)
-        for reason in DROP_REASONS:
+        reasons = {*DROP_REASONS, *TCP_DROP_REASONS}
+        for reason in reasons:
             assert value(series, "ns7_dropped_total", service=service, reason=reason) == sum(
-                row["dropped"][reason] for row in told)
-        seen += 5 + len(DROP_REASONS)
+                row["dropped"].get(reason, 0) + row["tcp"]["dropped"].get(reason, 0) for row in told)
+        for name, key in (("connections_total", "connections"), ("connections", "open"),
+                          ("transfers_total", "transfers")):
+            assert value(series, f"ns7_tcp_{name}", service=service) == sum(row["tcp"][key] for row in told)
+        for reason in TCP_CLOSE_REASONS:
+            assert value(series, "ns7_tcp_closed_total", service=service, reason=reason) == sum(
+                row["tcp"]["closed"][reason] for row in told)
+        seen += 12 + len(reasons) + len(TCP_CLOSE_REASONS)
         for slot, server in enumerate(servers):
-            told = [row.server(number, slot) for row in rows]
+            both = [row.server(number, slot) for row in rows]
             names = {"service": service, "server": server}
-            for name, key in (("queries_total", "queries"), ("timeouts_total", "timeouts"),
-                              ("resends_total", "resends"), ("refusals_total", "refusals"), ("inflight", "inflight")):
-                assert value(series, f"ns7_server_{name}", **names, proto="udp") == sum(row[key] for row in told)
-            for rcode in RCODE_NAMES:
-                assert value(series, "ns7_server_answers_total", **names, proto="udp", rcode=rcode) == sum(
-                    row["answers"][rcode] for row in told)
             assert value(series, "ns7_server_up", **names) == 1
             assert value(series, "ns7_server_weight", **names) == (0 if server == "d" else 1)
-            total = 0
-            for index, bound in enumerate([*map(str, LATENCY_BOUNDS), "+Inf"]):
-                total += sum(row["latency"][index] for row in told)
-                assert value(series, "ns7_server_latency_seconds_bucket", **names, proto="udp", le=bound) == total
-            assert value(series, "ns7_server_latency_seconds_count", **names, proto="udp") == total
-            assert value(series, "ns7_server_latency_seconds_sum", **names, proto="udp") == pytest.approx(
-                sum(row["latency_sum_ns"] for row in told) / 1e9)
-            seen += 7 + len(RCODE_NAMES) + len(LATENCY_BOUNDS) + 3
+            open_now = sum(row["tcp"]["open"] for row in both)
+            assert value(series, "ns7_server_tcp_connections", **names) == open_now
+            seen += 3
+            for proto, told in (("udp", both), ("tcp", [row["tcp"] for row in both])):
+                for name, key in (("queries_total", "queries"), ("timeouts_total", "timeouts"),
+                                  ("resends_total", "resends"),
+                                  ("refusals_total", "refusals" if proto == "udp" else "failures")):
+                    assert value(series, f"ns7_server_{name}", **names, proto=proto) == sum(row[key] for row in told)
+                # The table's number has both in it.
+                inflight = sum(row["inflight"] for row in told)
+                inflight -= sum(row["tcp"]["inflight"] for row in both) if proto == "udp" else 0
+                assert value(series, "ns7_server_inflight", **names, proto=proto) == inflight
+                for rcode in RCODE_NAMES:
+                    assert value(series, "ns7_server_answers_total", **names, proto=proto, rcode=rcode) == sum(
+                        row["answers"][rcode] for row in told)
+                total = 0
+                for index, bound in enumerate([*map(str, LATENCY_BOUNDS), "+Inf"]):
+                    total += sum(row["latency"][index] for row in told)
+                    assert value(series, "ns7_server_latency_seconds_bucket", **names, proto=proto, le=bound) == total
+                assert value(series, "ns7_server_latency_seconds_count", **names, proto=proto) == total
+                assert value(series, "ns7_server_latency_seconds_sum", **names, proto=proto) == pytest.approx(
+                    sum(row["latency_sum_ns"] for row in told) / 1e9)
+                seen += 5 + len(RCODE_NAMES) + len(LATENCY_BOUNDS) + 3
     assert value(series, "ns7_worker_restarts_total") == 3
     assert value(series, "ns7_build_info", version=__version__) == 1
     assert len(series) == seen + 2, "and nothing else"

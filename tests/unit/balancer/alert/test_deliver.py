@@ -250,7 +250,7 @@ async def test_courier_keeps_the_order(tmp_path: Path) -> None:
         courier.put(numbered(number))
     await deliver_all(courier)
     assert [number for number, _ in post.sent] == [1, 2, 4, 5]
-    assert courier.counts == {"sent": 4, "failed": 4, "refused": 1}
+    assert courier.counts == {"sent": 4, "deferred": 4, "refused": 1}
     assert courier.error == ""
     assert [line.split(":")[1].strip() for line in log] == [
         "cannot be told now, kept and tried again", "can be told again, 3 more waiting", "refused for good",

@@ -298,7 +298,9 @@ def test_what_is_too_long_is_cut() -> None:
 def test_notice_as_bytes() -> None:
     notice = Notice(7, 1.5, (Item(PROBLEM, "k", "s", "b", "a", "r\n\x00é", 1.0, 2.0),), 3)
     assert Notice.decode(notice.encode()) == notice
-    for bad in (b"", b"{}", b"[1]", b"null", b"\xff", notice.encode()[:-9], b'{"items": [{}]}'):
+    foreign = notice.encode().replace(b'"problem"', b'"what is that"')
+    empty = Notice(7, 1.5, ()).encode()
+    for bad in (foreign, empty, b"", b"{}", b"[1]", b"null", b"\xff", notice.encode()[:-9], b'{"items": [{}]}'):
         with pytest.raises(ValueError):
             Notice.decode(bad)
 

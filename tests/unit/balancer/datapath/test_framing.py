@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,7 @@ def test_cut_anywhere(messages: list[bytes], cuts: list[int]) -> None:
     data = framed(*messages)
     places = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
     reader = Reader()
-    found = [message for start, end in zip(places, places[1:], strict=False)
+    found = [message for start, end in pairwise(places)
              for message in reader.feed(data[start:end])]
     assert found == messages
 
