@@ -25,8 +25,8 @@ from balancer.config.values import (
     SOCKET_PATH,
     TEXT,
     Endpoint,
-    auto_or,
     MailServer,
+    auto_or,
     choice,
     duration,
     size,
@@ -130,7 +130,7 @@ class Service(Section):
         default="1h", validate_default=True,
         description="How long a client's TCP connection may last; transfers may last longer. \"0s\" = no limit.")
     retry: Annotated[str, PlainValidator(choice("on", "off"))] = Field(
-        default="on", description="Whether a query that a server refused, or does not answer soon, goes to another one.")
+        default="on", description="Whether a query that a server refuses, or does not answer soon, goes to another.")
     retry_after: Annotated[float, PlainValidator(auto_or(duration("1ms", "10s")))] = Field(
         default="auto", validate_default=True,
         description="How long one server is waited for before another is asked too; auto: by its round-trip times.")

@@ -276,8 +276,15 @@ cdef class Back:
             query = self.slots.query(number)
             if self.retry_on and self._ask_another(number):
                 continue
-            if self.slots.bytes(number) != NULL and self.when_all_down == TRY_ALL and not self._anyone():
-                continue
+            if not self._anyone():
+                if self.when_all_down == SAY_SERVFAIL:
+                    self._say_servfail(number)
+                    continue
+                if self.when_all_down == SAY_NOTHING:
+                    self._give_up(number, DROP_NO_SERVER)
+                    continue
+                if self.slots.bytes(number) != NULL:
+                    continue
             if query.legs_used >= LEGS:
                 self._note_killer(query)
             self._give_up(number, DROP_UNSENT)
@@ -420,8 +427,9 @@ cdef class Back:
                 if not self.trusted(slot) or spend(&self.budget, self.now):
                     self._ask_another(number)
         self.flush()
-        if self.returned != NOBODY or (self.present_count and self.when_all_down == TRY_ALL and not self._anyone()
-                             and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN):
+        if self.returned != NOBODY or (
+                self.present_count and self.when_all_down == TRY_ALL and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN
+                and not self._anyone()):
             self._try_all()
 
     cdef void _try_all(self) noexcept nogil:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "retry_budget", "suspend", "min_alive",
              "when_all_down")
-WHEN_ALL_DOWN = ("try-all", "servfail", "drop")             # WhenAllDown in datapath/back.pxd
 TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
             "tcp_connections_max", "tcp_per_client")
 LEAST_PER_CLIENT = 8        # of tcp_per_client in one worker: a client's few connections may all meet the same one
@@ -309,7 +308,7 @@ class State:
         self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9),
                                round(service.slow_start * 1e9))
         self.table.set_retry(number, service.retry == "on", round(service.retry_after * 1e9), service.retry_budget,
-                             service.suspend == "on", service.min_alive, WHEN_ALL_DOWN.index(service.when_all_down))
+                             service.suspend == "on", service.min_alive, _when_all_down(service))
 
     def _apply_services(self, config: Config) -> list[str]:
         changes = []
@@ -426,6 +425,13 @@ def _shape(config: Config, workers: int) -> object:
     process = config.process
     listen = {service.name: service.listen for service in config.services}
     return listen, workers, process.inflight_max, process.udp_buffer
+
+
+def _when_all_down(service: Service) -> int:
+    """As datapath/back.pxd numbers it."""
+    from balancer.config.model import WHEN_ALL_DOWN
+
+    return WHEN_ALL_DOWN.index(service.when_all_down)
 
 
 def _text(address: object) -> str | None:
