@@ -69,6 +69,7 @@ cdef class Back:
     cdef bint stale                     # who is trusted has changed: the scheduler must be told
     cdef bint rescues_due               # some server's `rescue` is set
     cdef Returned returned              # since the last look
+    cdef bint stranded                  # some pending query has no leg
     cdef uint64_t tried_ns              # when pending queries were last sent again because nobody is trusted
     cdef int newest                     # the query that arrived last, for doubling
     cdef int used                       # slots 0..used-1 may have sockets
@@ -87,6 +88,7 @@ cdef class Back:
     cdef int _pick(self, Query *query, int exclude) noexcept nogil
     cdef bint trusted(self, int slot) noexcept nogil
     cdef bint _anyone(self) noexcept nogil
+    cdef bint _others(self, Query *query) noexcept nogil
     cdef int _dispatch(self, int number, int slot, uint8_t *bytes) noexcept nogil
     cdef void _enlist(self, int leg) noexcept nogil
     cdef void _delist(self, int leg) noexcept nogil
@@ -99,7 +101,7 @@ cdef class Back:
     cdef void _first(self, int number, uint8_t *bytes) noexcept nogil
     cdef void _note_killer(self, Query *query) noexcept nogil
     cdef void _send_once_more(self, int number, Query *query, uint8_t *bytes) noexcept nogil
-    cdef bint _went_to_lifted(self, Query *query) noexcept nogil
+    cdef bint _went_to_returned(self, Query *query) noexcept nogil
     cdef void _repeat(self, int number, int place, uint8_t *bytes) noexcept nogil
     cdef void _say_servfail(self, int number) noexcept nogil
     cdef void send_again(self) noexcept nogil

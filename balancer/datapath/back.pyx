@@ -266,7 +266,8 @@ cdef class Back:
     cdef void _second_servers(self) noexcept nogil:
         """Dispatch queries whose only leg failed, as many as the empty outbox holds.
 
-        One that has had both its servers ends here, unless nobody is trusted: then it waits for somebody to return.
+        One that has had both its servers ends here, for others shall not meet it; unless nobody else is trusted: then
+        it waits for one of the two to return.
         """
         cdef int number
         cdef Query *query
@@ -276,15 +277,15 @@ cdef class Back:
             query = self.slots.query(number)
             if self.retry_on and self._ask_another(number):
                 continue
-            if not self._anyone():
+            if self.when_all_down != TRY_ALL and not self._anyone():
                 if self.when_all_down == SAY_SERVFAIL:
                     self._say_servfail(number)
-                    continue
-                if self.when_all_down == SAY_NOTHING:
+                else:
                     self._give_up(number, DROP_NO_SERVER)
-                    continue
-                if self.slots.bytes(number) != NULL:
-                    continue
+                continue
+            if self.retry_on and self.slots.bytes(number) != NULL and not self._others(query):
+                self.stranded = True
+                continue
             if query.legs_used >= LEGS:
                 self._note_killer(query)
             self._give_up(number, DROP_UNSENT)
@@ -315,6 +316,16 @@ cdef class Back:
         cdef int index
         for index in range(self.present_count):
             if self.trusted(self.present[index]):
+                return True
+        return False
+
+    cdef bint _others(self, Query *query) noexcept nogil:
+        """Whether any server is trusted that this query did not go to."""
+        cdef int index, slot
+        for index in range(self.present_count):
+            slot = self.present[index]
+            if self.trusted(slot) and not (query.legs_used and slot == query.legs[0].server) and not (
+                    query.legs_used == LEGS and slot == query.legs[1].server):
                 return True
         return False
 
@@ -429,36 +440,40 @@ cdef class Back:
         self.flush()
         if self.returned != NOBODY or (
                 self.present_count and self.when_all_down == TRY_ALL and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN
-                and not self._anyone()):
+                and (self.stranded or not self._anyone())):
             self._try_all()
 
     cdef void _try_all(self) noexcept nogil:
         """Nobody is trusted, or somebody has just returned: pending queries go out again, on the legs they have, or
         to a server they had. A few of the oldest until somebody answers, then all; where others were trusted all the
-        time, only those that had gone to the one that returned."""
+        time, only those that had gone to the one that returned, and those that have no leg at all."""
         cdef int number = self.slots.oldest[self.service], next, sent = 0
+        cdef bint down = not self._anyone(), lone
         cdef Query *query
         cdef uint8_t *bytes
         self.tried_ns = self.now
-        while number != NONE and (self.returned != NOBODY or sent < TRIED_AT_ONCE):
+        self.stranded = False
+        while number != NONE and (not down or self.returned != NOBODY or sent < TRIED_AT_ONCE):
             query = self.slots.query(number)
             next = query.newer
             bytes = self.slots.bytes(number)
+            lone = query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE
             if query.state == QUERY_PENDING and not query.answered and bytes != NULL and (
                     opcode_of(bytes) != OPCODE_UPDATE) and (
-                    self.returned != ONE_OF_MANY or self._went_to_lifted(query)):
+                    lone or down or self.returned == SOMEBODY or self._went_to_returned(query)):
                 if self.outbox.count == OUTBOX:
                     self.flush()
                 sent += 1
+                self.stranded = self.stranded or lone
                 self._send_once_more(number, query, bytes)
             number = next
         self.returned = NOBODY
         self.flush()
 
-    cdef bint _went_to_lifted(self, Query *query) noexcept nogil:
+    cdef bint _went_to_returned(self, Query *query) noexcept nogil:
         cdef int place
         for place in range(query.legs_used):
-            if query.received_ns < self.servers[query.legs[place].server].trust.lifted:
+            if query.received_ns < self.servers[query.legs[place].server].trust.returned:
                 return True
         return False
 
@@ -467,7 +482,7 @@ cdef class Back:
         cdef int place
         for place in range(query.legs_used):
             if self.trusted(query.legs[place].server) and (
-                    query.received_ns < self.servers[query.legs[place].server].trust.lifted):
+                    query.received_ns < self.servers[query.legs[place].server].trust.returned):
                 self._repeat(number, place, bytes)
                 return
         if self._ask_another(number) or query.legs_used == 0:
@@ -670,11 +685,11 @@ cdef class Back:
         store(&row.seen_well_ns, self.now)
         self.servers[slot].suspected_elsewhere = False
         if on_answer(trust, self.now):
+            self.stale = True
             if self.distrusted == self.present_count:
                 self.returned = SOMEBODY
-            elif self.returned == NOBODY:
-                self.returned = ONE_OF_MANY
-            self.stale = True
+        if trust.returned == self.now and self.returned == NOBODY:
+            self.returned = ONE_OF_MANY
         self._close(leg)
         if query.answered:
             if query.state == QUERY_ANSWERED and self.slots.leg(leg ^ 1).state == LEG_FREE:

@@ -24,6 +24,7 @@ cdef enum:
     LEAST_AFTER = 30 * MILLISECOND      # bounds of the automatic retry_after
     MOST_AFTER = 250 * MILLISECOND
     TRICKLE = 100 * MILLISECOND         # between two queries that are doubled to a suspected server
+    SILENCE = 200 * MILLISECOND         # after so long an answer is a return
     SUSPECTED_FOR = 1000 * MILLISECOND  # a suspicion ends by itself unless it is renewed
     RETRIES_PER_SECOND = 100            # whatever the traffic
 
@@ -35,6 +36,7 @@ cdef struct Trust:
     uint64_t suspected_since            # 0: not suspected
     uint64_t doubled                    # when a live query was last doubled to it
     uint64_t lifted                     # when it was last trusted again; 0: never
+    uint64_t returned                   # when it last answered after a silence; 0: never
     int32_t rescued                     # queries sent here first that another answered, since its last answer
     int32_t refusals                    # since its last answer
     uint32_t first_client
@@ -72,8 +74,14 @@ cdef inline void on_sent(Trust *trust, uint64_t now) noexcept nogil:
         trust.silent_since = now
 
 cdef inline bint on_answer(Trust *trust, uint64_t now) noexcept nogil:
-    """Any valid answer; True when the server is trusted again by it."""
+    """Any valid answer; True when the server is trusted again by it.
+
+    A suspicion that nobody renewed may have ended before, so an answer after a long silence is a return as well:
+    what had been sent there before may be lost.
+    """
     cdef bint lifted = trust.suspected_since != 0 or trust.doubted_until != 0
+    if lifted or (trust.silent_since and now - trust.silent_since >= <uint64_t>SILENCE):
+        trust.returned = now
     trust.silent_since = trust.doubted_until = trust.suspected_since = 0
     trust.rescued = trust.refusals = 0
     trust.many_clients = False
