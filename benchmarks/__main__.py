@@ -14,6 +14,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks import ns7, peers, report
+from benchmarks.faults import PEERS as FAULT_PEERS
+from benchmarks.faults import ROWS as FAULT_ROWS
+from benchmarks.faults import faults
 from benchmarks.lab import Lab, LabError, open_lab
 from benchmarks.memory import memory
 from benchmarks.shares import shares
@@ -31,6 +34,9 @@ from benchmarks.udp import (
 )
 from benchmarks.workers import ROWS, workers
 
+# Cases whose rows can be chosen, and cases that compare peers.
+CHOSEN = {"workers": tuple(ROWS), "faults": tuple(FAULT_ROWS)}
+COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
 SHORT = {"seconds": 6.0, "rounds": 3}
 FULL = {"seconds": 20.0, "rounds": 5}
 Case = Callable[[Lab, Options], Run]
@@ -59,6 +65,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "memory": (memory,),
     "workers": (workers,),
     "tcp": (tcp,),
+    "faults": (faults,),
     "all": (compared, scaled, shares, memory, tcp),
 }
 HELP = {
@@ -68,6 +75,7 @@ HELP = {
     "memory": "idle memory, 65,000 queries in flight, twice",
     "workers": "what clients notice when processes of ns7 die, hang or change",
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
+    "faults": "what clients lose when a server fails, in network namespaces (needs root)",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
 
@@ -97,9 +105,9 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--rounds", type=int, choices=range(1, 101), metavar="N", help="rounds (5; standard set 3)"
         )
-        if case == "workers":
+        if case in CHOSEN:
             verb.add_argument(
-                "--row", action="append", choices=tuple(ROWS), default=[], help="one row; may be repeated (all)"
+                "--row", action="append", choices=CHOSEN[case], default=[], help="one row; may be repeated (all)"
             )
         else:
             verb.add_argument(
@@ -109,12 +117,9 @@ def parser() -> argparse.ArgumentParser:
             "--json", type=Path, metavar="FILE", help="result file (benchmarks/results/CASE-DATE.json)"
         )
         verb.add_argument("--ns7", default=ns7.COMMAND, metavar="COMMAND", help="another ns7 to measure")
-        if case in ("udp", "all"):
+        if case in COMPARED:
             verb.add_argument(
-                "--peers",
-                type=peer_list,
-                default=tuple(peers.KINDS),
-                help=f"of {','.join(peers.KINDS)} (all)",
+                "--peers", type=peer_list, default=COMPARED[case], help=f"of {','.join(COMPARED[case])} (all)"
             )
         if case == "udp":
             verb.add_argument(

@@ -53,7 +53,7 @@ def _exchange(plan: Plan, pace: Pace, flow: Udp | Tcp, record: Record, acting: F
             pace.sent += flow.send(count)
         if pace.over(now):
             deadline = deadline or now + int(plan.patience * 1e9)
-            if acting.done() and (now > deadline or record.answered == pace.sent):
+            if acting.done() and (now > deadline or not flow.waiting()):
                 break
         time.sleep(max(0, now + TICK - time.monotonic_ns()) / 1e9)
     flow.receive()  # also what would be an answer too many

@@ -131,6 +131,10 @@ class Tcp:
         self._kept = [None if kept is connection else kept for kept in self._kept]
         connection.sock.close()
 
+    def waiting(self) -> bool:
+        """Whether an answer may still come: not for what was asked on a connection that is gone."""
+        return any(connection.pending for connection in self._open.values())
+
     def counts(self) -> dict[str, int]:
         return {"refused": self._refused, "reset": self._reset, "closed": self._closed}
 

@@ -101,6 +101,10 @@ class Udp:
             return None
         return number
 
+    def waiting(self) -> bool:
+        """Whether an answer may still come."""
+        return self._record.answered < len(self._record.sent)
+
     def counts(self) -> dict[str, int]:
         return {"refused": self._refused}
 

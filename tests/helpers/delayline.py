@@ -51,10 +51,14 @@ class Wire:
     def __init__(self, left: int, right: int) -> None:
         # (where frames come in, where they leave, those on the way with the time they came)
         self.ways = ((left, right, deque[tuple[int, bytes]]()), (right, left, deque[tuple[int, bytes]]()))
-        self.delay_ns = 0
-        self.loss = 0.0
+        self.delay_ns, self.loss = 0, 0.0
+        self._set_at = 0
         self.stats = Stats()
         self._late = 0
+
+    def set(self, delay: float, loss: float, now: int) -> None:
+        """In force from now on; seconds, and the share of frames to lose."""
+        self.delay_ns, self.loss, self._set_at = round(delay * 1e9), loss, now
 
     def take(self, source: int, now: int) -> None:
         """Read one frame that has come at an end."""
@@ -78,7 +82,8 @@ class Wire:
                 if late < 0:
                     next_due = min(next_due, due)
                     break
-                self._late = max(self._late, late)
+                # What leaves because the delay was shortened could not leave before that.
+                self._late = max(self._late, min(late, late + due - self._set_at))
                 try:
                     os.write(sink, waiting.popleft()[1])
                     self.stats.passed += 1
@@ -125,7 +130,7 @@ def serve(wires: Mapping[str, Wire], control: int, answers: int) -> None:
                 for line in lines:
                     name, *values = line.decode().split()
                     if values:
-                        wires[name].delay_ns, wires[name].loss = round(float(values[0]) * 1e9), float(values[1])
+                        wires[name].set(float(values[0]), float(values[1]), now)
                         pause = rest(wires)
                     os.write(answers, json.dumps(asdict(wires[name].report())).encode() + b"\n")
 

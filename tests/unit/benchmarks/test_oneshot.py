@@ -20,6 +20,7 @@ from tests.helpers import ports, wire
 from tests.helpers.client import load
 from tests.helpers.daemon import ROOT
 from tests.helpers.nameserver import NameServer, Received, Reply, always, delayed, echo, silent
+from tests.helpers.waiting import PATIENCE
 
 COUNT = 200
 NAMES = [wire.query(f"n{number}.example") for number in range(50)]
@@ -27,7 +28,8 @@ NAMES = [wire.query(f"n{number}.example") for number in range(50)]
 
 def ask(server: tuple[str, int] | NameServer, count: int = COUNT, rate: float = 1000, **kwargs: object) -> Result:
     address = (server.host, server.port) if isinstance(server, NameServer) else server
-    options: dict[str, object] = {"sockets": 8, "patience": 0.5, **kwargs}
+    """Ends as soon as all is answered; where something is not, the test says how long to wait."""
+    options: dict[str, object] = {"sockets": 8, "patience": PATIENCE, **kwargs}
     return run(Plan(address, rate, count / rate, NAMES, **options))  # type: ignore[arg-type]
 
 
@@ -54,7 +56,7 @@ def test_it_keeps_its_pace() -> None:
 def test_lost() -> None:
     """Every tenth query is swallowed, the result names when it was sent."""
     with NameServer(lambda received: echo(received) if wire.qname(received.data)[1] != "7" else []) as server:
-        result = ask(server)
+        result = ask(server, patience=2.0)
     numbers = [number for number in range(COUNT) if str(number % 50).startswith("7")]
     assert len(result.lost) == len(numbers) == COUNT - result.answered
     for second, number in zip(result.lost, numbers, strict=True):
@@ -63,7 +65,7 @@ def test_lost() -> None:
 
 def test_nobody_answers() -> None:
     with NameServer(silent) as server:
-        result = ask(server)
+        result = ask(server, patience=0.2)
     assert (result.sent, result.answered, len(result.lost), result.late) == (COUNT, 0, COUNT, 0)
 
 
@@ -102,7 +104,7 @@ def test_answered_twice() -> None:
 )
 def test_a_wrong_answer_is_none(spoil: Callable[[bytes], bytes]) -> None:
     with NameServer(always(spoil)) as server:
-        result = ask(server, patience=0.2)
+        result = ask(server, patience=2.0)
     assert (result.answered, result.wrong, len(result.lost)) == (0, COUNT, COUNT)
 
 
@@ -147,7 +149,7 @@ def test_its_own_stall_is_told() -> None:
     """A call that holds the interpreter stops the client too; the time is not the server's."""
     interpreter_held = ctypes.PyDLL(None)
     with NameServer(delayed(0.1)) as server:
-        plan = Plan((server.host, server.port), 200, 1, NAMES)
+        plan = Plan((server.host, server.port), 200, 1, NAMES, patience=PATIENCE)
         result = run(plan, [(0.3, lambda: interpreter_held.usleep(300_000))])
     assert result.answered == result.sent == 200
     assert max(length for _, length in result.stalls) >= 0.3
@@ -246,7 +248,7 @@ def test_tcp_pipelined_and_answered_in_any_order() -> None:
 
 
 def test_tcp_refused() -> None:
-    result = ask(("127.0.0.1", ports.free_port()), tcp=True, patience=0.1)
+    result = ask(("127.0.0.1", ports.free_port()), tcp=True)
     assert (result.sent, result.refused, len(result.lost)) == (COUNT, COUNT, COUNT)
 
 
@@ -258,7 +260,7 @@ def reset(sock: socket.socket, messages: Iterator[bytes]) -> None:
 @pytest.mark.parametrize(("behave", "field"), [(reset, "reset"), (lambda _, messages: next(messages), "closed")])
 def test_tcp_ended_by_the_server(behave: Callable[[socket.socket, Iterator[bytes]], None], field: str) -> None:
     with Stream(behave) as server:
-        result = ask(server.address, tcp=True, patience=0.1)
+        result = ask(server.address, tcp=True)
     assert (result.sent, len(result.lost)) == (COUNT, COUNT)
     assert getattr(result, field) == COUNT
     assert result.refused + result.reset + result.closed == COUNT
@@ -289,6 +291,7 @@ def test_tcp_nobody_answers() -> None:
 def test_command(more: list[str]) -> None:
     with NameServer() as server:
         argv = [sys.executable, "-m", "benchmarks.oneshot", server.address, "--rate", "200", "--seconds", "0.5", *more]
+        argv += ["--patience", str(PATIENCE)]
         done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -93,7 +93,7 @@ def test_client_process(tmp_path: Path) -> None:
     queries = tmp_path / "queries"
     queries.write_text("a.example A\nb.example TXT\n")
     with NameServer() as server, open_lab() as lab:
-        client = Client(lab, "client", server.address, queries, 100, 0.5)
+        client = Client(lab, "client", server.address, queries, 100, 0.5, ["--patience", "10"])
         client.wait_until(0.1)
         assert client.second >= 0.1
         result = client.result()

@@ -59,8 +59,11 @@ def test_a_shortened_delay_holds_for_what_is_on_the_wire(ends: Ends) -> None:
     for number in range(5):
         ends.left.send(bytes([number]))
     wait_for("frames on the wire", lambda: ends.line.stats("wire").waiting == 5)
+    time.sleep(0.6)
     ends.line.set("wire", 0.001)
     assert [ends.right.recv(100)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    # That they waited longer than the delay is now was asked for, and is no lateness.
+    assert ends.line.stats("wire").late < 0.5
 
 
 def test_loss(ends: Ends) -> None:

@@ -1,0 +1,113 @@
+"""The field of the fault trials: a client, a director, two NSD servers behind a delay line; what can break there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from benchmarks import meter, servers
+from benchmarks.lab import Address, Lab, LabError, Process
+from benchmarks.load import wait_answer
+from tests.helpers.network import Network
+
+PORT = 5300
+SERVERS = ("s1", "s2")
+DROPPED = "drop"  # the first label of names that a test may have dropped
+START_SECONDS = 15.0
+
+
+class Field:
+    """`latency` is the round trip to a server in seconds."""
+
+    def __init__(self, lab: Lab, latency: float) -> None:
+        self.lab, self.latency = lab, latency
+        self.network = Network({"client": 1, "director": 2, "s1": 11, "s2": 12}, delayed=SERVERS)
+        self.addresses = {name: Address(self.network[name].address4, PORT) for name in SERVERS}
+        self.queries = _write(lab.folder / "queries.txt", servers.query_text())
+        self.bad_queries = _write(lab.folder / "bad.txt", f"{DROPPED}.{servers.ZONE} A\n")
+        _write(lab.folder / f"{servers.ZONE}.zone", servers.zone_text())
+        self._processes: dict[str, Process] = {}
+
+    def restore(self) -> None:
+        """Everything whole again, both servers answering."""
+        for name in SERVERS:
+            self.network.allow(name)
+            self.network.mend(name)
+            self.network.delay(name, self.latency / 2)
+            self.thaw(name)
+            if name not in self._processes:
+                self.start(name)
+        for name in SERVERS:
+            with self.network["director"].entered():
+                process = self._processes[name]
+                if not wait_answer(
+                    self.addresses[name], servers.PROBE, time.monotonic() + START_SECONDS, process.alive
+                ):
+                    raise LabError(f"{name} does not answer: {process.last_words()}")
+
+    def start(self, name: str) -> None:
+        """Start the name server; it answers a moment later."""
+        config = _write(
+            self.lab.folder / f"{name}.conf", servers.config_text(self.lab.folder, name, [self.addresses[name]])
+        )
+        argv = [*self.network[name].prefix, "nsd", "-d", "-c", str(config)]
+        self._processes[name] = self.lab.start(name, argv)
+
+    def kill(self, name: str) -> None:
+        self._signal(name, signal.SIGKILL)
+        self.lab.stop(self._processes.pop(name))
+
+    def freeze(self, name: str) -> None:
+        self._signal(name, signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self._signal(name, signal.SIGCONT)
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        process = self._processes.get(name)
+        for pid in meter.tree(process.pid) if process else ():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def refuse(self, name: str) -> None:
+        """As if nothing listened, from this very moment; `network.allow` is the return."""
+        self.network.drop(name, f"udp dport {PORT}", verdict="reject with icmpx port-unreachable")
+
+    def drop_bad(self, name: str) -> None:
+        """Swallow the queries for bad names and no others."""
+        label = len(DROPPED).to_bytes(1, "big") + DROPPED.encode()
+        # Bits behind the UDP header's begin: its 8 bytes, the DNS header's 12, then the name.
+        self.network.drop(name, f"udp dport {PORT} @th,160,{8 * len(label)} 0x{label.hex()}")
+
+    def asked(self, name: str) -> int:
+        """Datagrams that the server's host has taken for its sockets."""
+        with self.network[name].entered():
+            lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+        return udp_in(lines)
+
+    def close(self) -> None:
+        for name in list(self._processes):
+            self.thaw(name)
+            self.lab.stop(self._processes.pop(name))
+        self.network.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def udp_in(lines: list[str]) -> int:
+    """InDatagrams of /proc/net/snmp: a line of names, then one of values."""
+    names, values = (line.split() for line in lines if line.startswith("Udp:"))
+    return int(values[names.index("InDatagrams")])
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path

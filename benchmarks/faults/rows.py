@@ -1,0 +1,111 @@
+"""The faults, and what is held to a bar beside lost queries and the slowest answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks import goals
+from benchmarks.faults.field import SERVERS, Field
+from benchmarks.faults.spoof import forge_unreachables
+from benchmarks.faults.trial import Fault, Trial
+from benchmarks.report import Goal, at_least, at_most
+
+SLOW = 0.4  # seconds, the round trip to a server that has become slow
+FORGED = 1000
+
+
+def other_is_not_overrun(trial: Trial) -> Sequence[Goal]:
+    """While one server is slow, the other must not get everything twice."""
+    _, other = trial.shares(trial.began + 0.5, trial.ended)
+    return [at_most("queries to the other, of those offered", other / trial.fault.rate, goals.LOAD_ON_OTHER)]
+
+
+def ramped_up(trial: Trial) -> Sequence[Goal]:
+    """A server that comes back gets little at first and its share in the end."""
+    shares = []
+    for since, until in ((trial.ended, trial.ended + 1), (trial.fault.seconds - 4, trial.fault.seconds)):
+        back, other = trial.shares(since, until)
+        shares.append(back / (back + other))
+    return [
+        at_most("share in the first second", shares[0], goals.SHARE_AT_RETURN),
+        at_least("share in the end", shares[1], goals.SHARE_AFTER_SLOW_START),
+    ]
+
+
+def answered_after_return(trial: Trial) -> Sequence[Goal]:
+    """What was asked while nobody was there is answered soon after one has come back."""
+    last = 0.0
+    for sent, taken in trial.result.each:
+        if trial.began <= sent <= trial.ended:
+            last = max(last, sent + (taken if taken is not None else trial.fault.seconds) - trial.ended)
+    return [at_most("all answered after the return", last, goals.AFTER_RETURN, " s", 3)]
+
+
+def refuse_both(field: Field) -> None:
+    for name in SERVERS:
+        field.refuse(name)
+
+
+def drop_bad_at_both(field: Field) -> None:
+    for name in SERVERS:
+        field.drop_bad(name)
+
+
+ROWS: dict[str, Fault] = {
+    "killed": Fault("server killed", lambda field: field.kill("s1"), slowest=goals.NOTICED_SLOWEST),
+    "frozen": Fault(
+        "server frozen, then thawed",
+        lambda field: field.freeze("s1"),
+        lambda field: field.thaw("s1"),
+        slowest=goals.SILENT_SLOWEST,
+    ),
+    "cut": Fault(
+        "host cut off, then back",
+        lambda field: field.network.cut("s1"),
+        lambda field: field.network.mend("s1"),
+        slowest=goals.SILENT_SLOWEST,
+    ),
+    "dropped": Fault(
+        "packets dropped, then not",
+        lambda field: field.network.drop("s1"),
+        lambda field: field.network.allow("s1"),
+        slowest=goals.SILENT_SLOWEST,
+    ),
+    "slow": Fault(
+        "latency rises to 400 ms",
+        lambda field: field.network.delay("s1", SLOW / 2),
+        lambda field: field.network.delay("s1", field.latency / 2),
+        slowest=goals.DELAYED_SLOWEST,
+        judges=[other_is_not_overrun],
+    ),
+    "returns": Fault(
+        "server killed, comes back",
+        lambda field: field.kill("s1"),
+        lambda field: field.start("s1"),
+        until=3.0,
+        seconds=18.0,
+        slowest=goals.NOTICED_SLOWEST,
+        judges=[ramped_up],
+    ),
+    "both": Fault(
+        "both down, one back after 1 s",
+        refuse_both,
+        lambda field: field.network.allow("s1"),
+        until=3.0,
+        seconds=6.0,
+        each=True,
+        judges=[answered_after_return],
+    ),
+    "mixed": Fault(
+        "200 qps that nobody answers mixed in",
+        drop_bad_at_both,
+        at=0.0,
+        seconds=6.0,
+        rate=2_000,
+        bad=200,
+    ),
+    "spoofed": Fault(
+        f"{FORGED:,} forged port-unreachables",
+        lambda field: forge_unreachables(field.network["s1"], field.network["director"], field.addresses["s1"], FORGED),
+    ),
+}
