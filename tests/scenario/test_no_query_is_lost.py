@@ -36,7 +36,7 @@ def test_server_freezes_and_thaws(start: StartBalancer, nameserver: StartServer,
     assert service["servers"][1]["resends"] >= 1
     assert service["timeouts"] == 0
     before = len(one.received)
-    wait_for("it is asked again", lambda: load(balancer.address, 200, 0.5).lost == [] and len(one.received) > before + 20)
+    wait_for("asked again", lambda: load(balancer.address, 200, 0.5).lost == [] and len(one.received) > before + 20)
 
 
 @WORKERS
