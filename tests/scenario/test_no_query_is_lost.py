@@ -168,6 +168,7 @@ def test_update_goes_to_one_server_only(start: StartBalancer, nameserver: StartS
     balancer = start([one.address, two.address], admit={"update": ["127.0.0.0/8"]}, udp_timeout="1s")
     asking = client(balancer.address)
     asking.send(wire.query("zone.example", "SOA", opcode="UPDATE"))
+    wait_for("it arrived", lambda: one.received or two.received)
     balancer.wait_idle()
     assert len(one.received) + len(two.received) == 1
 
