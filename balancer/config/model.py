@@ -26,6 +26,7 @@ from balancer.config.values import (
     TEXT,
     Endpoint,
     MailServer,
+    auto_or,
     choice,
     duration,
     size,
@@ -33,6 +34,7 @@ from balancer.config.values import (
 )
 
 SERVICES_MAX = 64
+WHEN_ALL_DOWN = ("try-all", "servfail", "drop")
 SERVERS_MAX = 256
 ROLES = ("balancer", *sorted(components()))
 
@@ -127,6 +129,19 @@ class Service(Section):
     tcp_lifetime: Annotated[float, PlainValidator(duration("0s", "24h"))] = Field(
         default="1h", validate_default=True,
         description="How long a client's TCP connection may last; transfers may last longer. \"0s\" = no limit.")
+    retry: Annotated[str, PlainValidator(choice("on", "off"))] = Field(
+        default="on", description="Whether a query that a server refuses, or does not answer soon, goes to another.")
+    retry_after: Annotated[float, PlainValidator(auto_or(duration("1ms", "10s")))] = Field(
+        default="auto", validate_default=True,
+        description="How long one server is waited for before another is asked too; auto: by its round-trip times.")
+    retry_budget: Annotated[int, PlainValidator(whole(0, 100))] = Field(
+        default=10, description="Percent of the queries, and 100 per second, that may be sent twice for slowness.")
+    suspend: Annotated[str, PlainValidator(choice("on", "off"))] = Field(
+        default="on", description="Whether a server that refuses, or is silent while others answer, is passed over.")
+    min_alive: Annotated[int, PlainValidator(whole(1, 256))] = Field(
+        default=1, description="With fewer servers that are trusted, all are tried.")
+    when_all_down: Annotated[str, PlainValidator(choice(*WHEN_ALL_DOWN))] = Field(
+        default="try-all", description="Nobody is trusted: try everybody until udp_timeout, say SERVFAIL, or nothing.")
     admit: Admit = Field(default=Admit(), description="Which clients may send what.")
     servers: tuple[Server, ...] = Field(
         alias="server", min_length=1, max_length=SERVERS_MAX, description="The servers behind this service.")

@@ -251,6 +251,21 @@ def size(low: str, high: str) -> Rule:
     return _between(parse_size, low, high)
 
 
+def auto_or(rule: Rule) -> Rule:
+    """The rule, or "auto", which becomes 0."""
+    allowed = f'"auto" or {rule.allowed}'
+
+    def convert(value: Any) -> Any:
+        if value == "auto":
+            return 0.0
+        try:
+            return rule(value)
+        except ValueError as error:
+            raise ValueError(f'{error}, or be "auto"') from None
+
+    return Rule(allowed, convert)
+
+
 def choice(*words: str) -> Rule:
     allowed = "one of " + ", ".join(words)
 

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from balancer.datapath.front cimport Front
 from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport Query, Slots
+from balancer.datapath.retry cimport Budget, Trust
 from balancer.datapath.syscalls cimport sockaddr_in6
 from balancer.schedule.base cimport Scheduler
 from balancer.table.layout cimport MAX_SERVERS, RowServer, RowService
@@ -13,6 +14,17 @@ cdef enum:
     ANSWERS = 128                       # answers per round
     MAX_SOCKETS = 64                    # toward one server
     RESCHEDULED = 4096                  # queries that wait for a second server within one wake
+    KILLERS = 16                        # queries that two servers refused, between two sweeps
+
+cdef enum Returned:                     # who is trusted again
+    NOBODY = 0
+    ONE_OF_MANY = 1                     # others were trusted all the time
+    SOMEBODY = 2                        # nobody was
+
+cdef enum WhenAllDown:
+    TRY_ALL = 0
+    SAY_SERVFAIL = 1
+    SAY_NOTHING = 2
 
 cdef struct Server:
     int sockets                         # open ones; 0: this slot takes nothing
@@ -21,6 +33,17 @@ cdef struct Server:
     int descriptor[MAX_SOCKETS]
     sockaddr_in6 peer                   # where they are connected to
     int peer_size
+    Trust trust
+    bint suspected_elsewhere            # another worker suspects it, and nobody has heard it since
+    uint64_t refused_ns                 # the newest refusal known of, by any worker
+    int first                           # legs that wait for this server alone, in order of sending
+    int last
+    bint rescue                         # those are due for another server now
+
+cdef struct Killer:                     # a query that two servers refused: it may be what ended them
+    int size
+    uint8_t client[28]
+    uint8_t question[272]               # header and first question
 
 cdef class Back:
     cdef readonly int service
@@ -34,6 +57,24 @@ cdef class Back:
     cdef RowServer *rows                # by slot
     cdef Server servers[MAX_SERVERS]
     cdef uint64_t timeout_ns
+    cdef bint retry_on
+    cdef bint suspend_on
+    cdef uint64_t retry_after_ns        # 0: automatic
+    cdef uint64_t suspend_after_ns
+    cdef WhenAllDown when_all_down
+    cdef Budget budget
+    cdef int present[MAX_SERVERS]       # slots that may be chosen as far as the configuration is concerned
+    cdef int present_count
+    cdef int distrusted                 # how many of them are not trusted now
+    cdef bint stale                     # who is trusted has changed: the scheduler must be told
+    cdef bint rescues_due               # some server's `rescue` is set
+    cdef Returned returned              # since the last look
+    cdef bint stranded                  # some pending query has no leg
+    cdef uint64_t tried_ns              # when pending queries were last sent again because nobody is trusted
+    cdef int newest                     # the query that arrived last, for doubling
+    cdef int used                       # slots 0..used-1 may have sockets
+    cdef Killer killers[KILLERS]
+    cdef int killer_count
     cdef uint64_t batch
     cdef int rescheduled[RESCHEDULED]   # query numbers
     cdef int rescheduled_count
@@ -45,7 +86,24 @@ cdef class Back:
 
     cdef void handle(self) noexcept nogil
     cdef int _pick(self, Query *query, int exclude) noexcept nogil
-    cdef int _dispatch(self, int number, int exclude, uint8_t *bytes) noexcept nogil
+    cdef bint trusted(self, int slot) noexcept nogil
+    cdef bint _anyone(self) noexcept nogil
+    cdef bint _others(self, Query *query) noexcept nogil
+    cdef int _dispatch(self, int number, int slot, uint8_t *bytes) noexcept nogil
+    cdef void _enlist(self, int leg) noexcept nogil
+    cdef void _delist(self, int leg) noexcept nogil
+    cdef bint _ask_another(self, int number) noexcept nogil
+    cdef void _rescue(self) noexcept nogil
+    cdef void refused(self, int slot) noexcept nogil
+    cdef void _double(self) noexcept nogil
+    cdef void look(self) noexcept nogil
+    cdef void _try_all(self) noexcept nogil
+    cdef void _first(self, int number, uint8_t *bytes) noexcept nogil
+    cdef void _note_killer(self, Query *query) noexcept nogil
+    cdef void _send_once_more(self, int number, Query *query, uint8_t *bytes) noexcept nogil
+    cdef bint _went_to_returned(self, Query *query) noexcept nogil
+    cdef void _repeat(self, int number, int place, uint8_t *bytes) noexcept nogil
+    cdef void _say_servfail(self, int number) noexcept nogil
     cdef void send_again(self) noexcept nogil
     cdef void _give_up(self, int number, int reason) noexcept nogil
     cdef void flush(self) noexcept nogil

@@ -14,15 +14,19 @@ its successor sends again (`send_again`). The client may then hear two answers; 
 
 from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from balancer.datapath.errqueue cimport Returned, read_error
 from balancer.datapath.front cimport Arrival
 from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport (
-    LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, Query, Slots,
+    KEPT_BYTES, LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, QUERY_ANSWERED, QUERY_PENDING, Leg, Query, Slots,
 )
-from balancer.datapath.replies cimport RCODE_WIRE_SERVFAIL, belongs_to_primary, only_primary
+from balancer.datapath.replies cimport RCODE_WIRE_SERVFAIL, belongs_to_primary, only_primary, write_error
+from balancer.datapath.retry cimport (
+    MILLISECOND, SUSPECTED_FOR, Trust, judge, on_answer, on_query, on_refusal, on_rescue, on_sent,
+    retry_after, sample, spend, wants_double,
+)
 from balancer.datapath.syscalls cimport (
     AF_UNSPEC, MSG_DONTWAIT, c_connect, getpeername, sendmmsg, sockaddr, sockaddr_in6, socklen_t,
 )
@@ -40,6 +44,8 @@ from balancer.table.table cimport latency_bounds_ns
 cdef enum:
     OUTBOX = 256
     ERRORS_PER_LOOK = 256               # entries of one error queue read at once
+    TRY_AGAIN = 100 * MILLISECOND       # while nobody is trusted: between two times that pending queries go out again
+    TRIED_AT_ONCE = 64                  # of them, until somebody answers
 
 
 cdef class Back:
@@ -52,6 +58,9 @@ cdef class Back:
         self.scheduler = scheduler
         self.timeout_ns = timeout_ns
         self.primary = NO_SERVER
+        self.newest = NONE
+        for slot in range(MAX_SERVERS):
+            self.servers[<int>slot].first = self.servers[<int>slot].last = NONE
         self.inbox = Inbox(ANSWERS, False)
         self.outbox = Outbox(OUTBOX)
 
@@ -62,6 +71,9 @@ cdef class Back:
             raise ValueError(f"{len(descriptors)} sockets toward server slot {slot}, allowed 1 to {MAX_SOCKETS}")
         server.sockets = len(descriptors)
         server.turn = 0
+        memset(&server.trust, 0, sizeof(Trust))
+        server.refused_ns = 0
+        server.suspected_elsewhere = server.rescue = False
         for place in range(server.sockets):
             server.descriptor[place] = descriptors[place]
         # A socket that lost its route and was connected again without one has forgotten its peer: keep what is known.
@@ -125,7 +137,7 @@ cdef class Back:
                     self.flush()
                 if leg < number * LEGS:
                     query.legs_used = 0
-                    self._dispatch(number, NO_SERVER, bytes)
+                    self._first(number, bytes)
                 else:
                     write16(query.bytes, self.slots.leg(leg).id)
                     add(&self.rows[self.slots.leg(leg).server].resends, 1)
@@ -168,10 +180,30 @@ cdef class Back:
             else:
                 add(&self.row.unkept, 1)
             store(&self.row.in_flight, load(&self.row.in_flight) + 1)
-            self._dispatch(number, NO_SERVER, bytes)
+            on_query(&self.budget)
+            self._first(number, bytes)
             self.front.inbox.state.taken = arrival.place + 1
         self.front.inbox.state.taken = self.front.inbox.used
         self.flush()
+        if self.distrusted:
+            self._double()
+
+    cdef void _first(self, int number, uint8_t *bytes) noexcept nogil:
+        """Give a query its first server; `bytes` is the whole query."""
+        cdef Query *query = self.slots.query(number)
+        cdef int slot = self._pick(query, NO_SERVER), leg
+        if slot == NO_SERVER or (self.when_all_down != TRY_ALL and not self._anyone()):
+            if self.when_all_down == SAY_SERVFAIL and slot != NO_SERVER:
+                self._say_servfail(number)
+                return
+            self._give_up(number, DROP_NO_SERVER)
+            return
+        leg = self._dispatch(number, slot, bytes)
+        if leg == NONE:
+            self._give_up(number, DROP_TABLE_FULL)
+        elif self.retry_on and opcode_of(query.bytes) != OPCODE_UPDATE and self.slots.bytes(number) != NULL:
+            self._enlist(leg)
+            self.newest = number
 
     cdef int _pick(self, Query *query, int exclude) noexcept nogil:
         """The server for a query: `primary`, for what belongs to it, while it may be chosen; else the scheduler's."""
@@ -182,15 +214,14 @@ cdef class Back:
                 return NO_SERVER
         return self.scheduler.pick(query.key, exclude)
 
-    cdef int _dispatch(self, int number, int exclude, uint8_t *bytes) noexcept nogil:
-        """Open a leg for a query and stage it; `bytes` is the whole query, borrowed until the next `flush`."""
+    cdef int _dispatch(self, int number, int slot, uint8_t *bytes) noexcept nogil:
+        """Open a leg to a server and stage it; NONE when there is no room for one.
+
+        `bytes` is the whole query, borrowed until the next `flush`.
+        """
         cdef Query *query = self.slots.query(number)
-        cdef int slot = self._pick(query, exclude), leg, tries, fixed_id = NONE
-        cdef Server *server
-        if slot == NO_SERVER:
-            self._give_up(number, DROP_NO_SERVER if query.legs_used == 0 else DROP_UNSENT)
-            return NONE
-        server = &self.servers[slot]
+        cdef int leg, tries, fixed_id = NONE
+        cdef Server *server = &self.servers[slot]
         if server.batch != self.batch:
             server.batch = self.batch
             server.turn = server.turn + 1 if server.turn + 1 < server.sockets else 0
@@ -203,9 +234,9 @@ cdef class Back:
                 break
             leg = self.slots.open_leg(number, slot, socket_number(self.service, slot, tries), fixed_id)
         if leg == NONE:
-            self._give_up(number, DROP_TABLE_FULL)
             return NONE
         self.slots.leg(leg).sent_ns = self.now
+        on_sent(&server.trust, self.now)
         self.scheduler.claim(slot)
         store(&self.rows[slot].in_flight, load(&self.rows[slot].in_flight) + 1)
         write16(bytes, self.slots.leg(leg).id)
@@ -227,21 +258,263 @@ cdef class Back:
                 self._send(<uint32_t>socket, size)
             elif self.rescheduled_count:
                 self._second_servers()
+            elif self.rescues_due:
+                self._rescue()
             else:
                 return
 
     cdef void _second_servers(self) noexcept nogil:
-        """Dispatch queries whose only leg failed, as many as the empty outbox holds."""
+        """Dispatch queries whose only leg failed, as many as the empty outbox holds.
+
+        One that has had both its servers ends here, for others shall not meet it; unless nobody else is trusted: then
+        it waits for one of the two to return.
+        """
         cdef int number
         cdef Query *query
         while self.rescheduled_count and self.outbox.count < OUTBOX:
             self.rescheduled_count -= 1
             number = self.rescheduled[self.rescheduled_count]
             query = self.slots.query(number)
-            if query.legs_used >= LEGS or self.slots.bytes(number) == NULL:
-                self._give_up(number, DROP_UNSENT)
-            elif self._dispatch(number, query.legs[0].server, self.slots.bytes(number)) != NONE:
-                add(&self.rows[query.legs[1].server].resends, 1)
+            if self.retry_on and self._ask_another(number):
+                continue
+            if self.when_all_down != TRY_ALL and not self._anyone():
+                if self.when_all_down == SAY_SERVFAIL:
+                    self._say_servfail(number)
+                else:
+                    self._give_up(number, DROP_NO_SERVER)
+                continue
+            if self.retry_on and self.slots.bytes(number) != NULL and not self._others(query):
+                self.stranded = True
+                continue
+            if query.legs_used >= LEGS:
+                self._note_killer(query)
+            self._give_up(number, DROP_UNSENT)
+
+    cdef void _note_killer(self, Query *query) noexcept nogil:
+        cdef Killer *killer
+        if self.killer_count < KILLERS and query.question_end:
+            killer = &self.killers[self.killer_count]
+            killer.size = query.question_end
+            memcpy(killer.question, query.bytes, query.question_end)
+            memcpy(killer.client, query.client, query.client_size)
+            self.killer_count += 1
+
+    def take_killers(self):
+        """Pairs (header and question, client's sockaddr) of queries that two servers refused since the last call."""
+        cdef int index
+        found = [(<bytes>self.killers[index].question[:self.killers[index].size],
+                  <bytes>self.killers[index].client[:28]) for index in range(self.killer_count)]
+        self.killer_count = 0
+        return found
+
+    cdef bint trusted(self, int slot) noexcept nogil:
+        cdef Server *server = &self.servers[slot]
+        return not (server.trust.suspected_since or server.trust.doubted_until or server.suspected_elsewhere)
+
+    cdef bint _anyone(self) noexcept nogil:
+        """Whether any server that may be chosen is trusted."""
+        cdef int index
+        for index in range(self.present_count):
+            if self.trusted(self.present[index]):
+                return True
+        return False
+
+    cdef bint _others(self, Query *query) noexcept nogil:
+        """Whether any server is trusted that this query did not go to."""
+        cdef int index, slot
+        for index in range(self.present_count):
+            slot = self.present[index]
+            if self.trusted(slot) and not (query.legs_used and slot == query.legs[0].server) and not (
+                    query.legs_used == LEGS and slot == query.legs[1].server):
+                return True
+        return False
+
+    cdef void _enlist(self, int leg) noexcept nogil:
+        cdef Leg *record = self.slots.leg(leg)
+        cdef Server *server = &self.servers[record.server]
+        record.waits = True
+        record.later = NONE
+        record.earlier = server.last
+        if server.last == NONE:
+            server.first = leg
+        else:
+            self.slots.leg(server.last).later = leg
+        server.last = leg
+
+    cdef void _delist(self, int leg) noexcept nogil:
+        cdef Leg *record = self.slots.leg(leg)
+        cdef Server *server = &self.servers[record.server]
+        record.waits = False
+        if record.earlier == NONE:
+            server.first = record.later
+        else:
+            self.slots.leg(record.earlier).later = record.later
+        if record.later == NONE:
+            server.last = record.earlier
+        else:
+            self.slots.leg(record.later).earlier = record.earlier
+
+    cdef bint _ask_another(self, int number) noexcept nogil:
+        """Send a query to a second server; False when it had two, cannot be sent again, or there is no other."""
+        cdef Query *query = self.slots.query(number)
+        cdef uint8_t *bytes = self.slots.bytes(number)
+        cdef int slot
+        if query.legs_used >= LEGS or query.legs_used == 0 or bytes == NULL or opcode_of(bytes) == OPCODE_UPDATE:
+            return False
+        slot = self._pick(query, query.legs[0].server)
+        if slot == NO_SERVER or self._dispatch(number, slot, bytes) == NONE:
+            return False
+        add(&self.rows[slot].resends, 1)
+        return True
+
+    cdef void _rescue(self) noexcept nogil:
+        """What waits for a server that refused goes to another one, as much as the empty outbox holds."""
+        cdef int slot, leg
+        cdef Server *server
+        for slot in range(self.used):
+            server = &self.servers[slot]
+            while server.rescue and server.first != NONE:
+                if self.outbox.count == OUTBOX:
+                    return
+                leg = server.first
+                self._delist(leg)
+                self._ask_another(leg // LEGS)
+            server.rescue = False
+        self.rescues_due = False
+
+    cdef void refused(self, int slot) noexcept nogil:
+        """A proven refusal, by whichever worker's query: it speaks for the server on all sockets."""
+        cdef Server *server = &self.servers[slot]
+        if self.suspend_on and on_refusal(&server.trust, self.now, self.retry_after_ns):
+            self.stale = True
+        if self.retry_on:
+            server.rescue = self.rescues_due = True
+
+    cdef void _double(self) noexcept nogil:
+        """Send the newest query to a server that is not trusted too: its answer would lift that."""
+        cdef int index, slot, leg
+        cdef Query *query
+        for index in range(self.present_count):
+            slot = self.present[index]
+            if not wants_double(&self.servers[slot].trust, self.now) or self.newest == NONE:
+                continue
+            query = self.slots.query(self.newest)
+            if (query.state != QUERY_PENDING or query.service != self.service or query.legs_used != 1
+                    or query.legs[0].state != LEG_SENT or query.legs[0].server == slot or query.answered):
+                return
+            if query.legs[0].waits:
+                self._delist(self.newest * LEGS)
+            leg = self._dispatch(self.newest, slot, self.slots.bytes(self.newest))
+            if leg == NONE:
+                return
+            self.servers[slot].trust.doubled = self.now
+            add(&self.rows[slot].resends, 1)
+            self.flush()
+            return
+
+    cdef void look(self) noexcept nogil:
+        """What time brings: second servers for what is overdue, and who is trusted."""
+        cdef int slot, number
+        cdef Server *server
+        cdef Leg *leg
+        for slot in range(self.used):
+            server = &self.servers[slot]
+            if self.suspend_on and judge(&server.trust, self.now, self.suspend_after_ns):
+                self.stale = True
+            if server.trust.suspected_since:
+                store(&self.rows[slot].suspect_since_ns, server.trust.suspected_since)
+                store(&self.rows[slot].suspect_until_ns, self.now + SUSPECTED_FOR)
+            elif load(&self.rows[slot].suspect_until_ns):
+                store(&self.rows[slot].suspect_until_ns, 0)
+            while server.first != NONE:
+                leg = self.slots.leg(server.first)
+                if self.now < leg.sent_ns + retry_after(&server.trust, self.retry_after_ns):
+                    break
+                if self.outbox.count == OUTBOX:
+                    self.flush()
+                    continue
+                number = server.first // LEGS
+                self._delist(server.first)
+                if not self.trusted(slot) or spend(&self.budget, self.now):
+                    self._ask_another(number)
+        self.flush()
+        if self.returned != NOBODY or (
+                self.present_count and self.when_all_down == TRY_ALL and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN
+                and (self.stranded or not self._anyone())):
+            self._try_all()
+
+    cdef void _try_all(self) noexcept nogil:
+        """Nobody is trusted, or somebody has just returned: pending queries go out again, on the legs they have, or
+        to a server they had. A few of the oldest until somebody answers, then all; where others were trusted all the
+        time, only those that had gone to the one that returned, and those that have no leg at all."""
+        cdef int number = self.slots.oldest[self.service], next, sent = 0
+        cdef bint down = not self._anyone(), lone
+        cdef Query *query
+        cdef uint8_t *bytes
+        self.tried_ns = self.now
+        self.stranded = False
+        while number != NONE and (not down or self.returned != NOBODY or sent < TRIED_AT_ONCE):
+            query = self.slots.query(number)
+            next = query.newer
+            bytes = self.slots.bytes(number)
+            lone = query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE
+            if query.state == QUERY_PENDING and not query.answered and bytes != NULL and (
+                    opcode_of(bytes) != OPCODE_UPDATE) and (
+                    lone or down or self.returned == SOMEBODY or self._went_to_returned(query)):
+                if self.outbox.count == OUTBOX:
+                    self.flush()
+                sent += 1
+                self.stranded = self.stranded or lone
+                self._send_once_more(number, query, bytes)
+            number = next
+        self.returned = NOBODY
+        self.flush()
+
+    cdef bint _went_to_returned(self, Query *query) noexcept nogil:
+        cdef int place
+        for place in range(query.legs_used):
+            if query.received_ns < self.servers[query.legs[place].server].trust.returned:
+                return True
+        return False
+
+    cdef void _send_once_more(self, int number, Query *query, uint8_t *bytes) noexcept nogil:
+        """Send a pending query to a trusted server it had, else to a second one, else in turns to those it had."""
+        cdef int place
+        for place in range(query.legs_used):
+            if self.trusted(query.legs[place].server) and (
+                    query.received_ns < self.servers[query.legs[place].server].trust.returned):
+                self._repeat(number, place, bytes)
+                return
+        if self._ask_another(number) or query.legs_used == 0:
+            return
+        self._repeat(number, <int>(self.now // TRY_AGAIN) % query.legs_used, bytes)
+
+    cdef void _repeat(self, int number, int place, uint8_t *bytes) noexcept nogil:
+        """Send a query once more to the server of its leg at `place`, on that leg if it is open still."""
+        cdef Query *query = self.slots.query(number)
+        cdef int slot = query.legs[place].server, used = query.legs_used
+        if query.legs[place].state != LEG_FREE:
+            write16(query.bytes, query.legs[place].id)
+            self.outbox.put(<int>query.legs[place].socket, number * LEGS + place, self.slots.bytes(number), query.size)
+        elif self.servers[slot].sockets == 0:
+            return
+        else:
+            query.legs_used = place
+            if self._dispatch(number, slot, bytes) == NONE:
+                query.legs_used = used
+                return
+            query.legs_used = used
+        add(&self.rows[slot].resends, 1)
+
+    cdef void _say_servfail(self, int number) noexcept nogil:
+        """Answer a query that nobody could be asked, or nobody answered, and end it."""
+        cdef Query *query = self.slots.query(number)
+        cdef int size = write_error(query.bytes, query.bytes, query.size if query.size < KEPT_BYTES else KEPT_BYTES,
+                                    query.question_end, RCODE_WIRE_SERVFAIL)
+        self.front.answer(query, query.bytes, size)
+        self.front.flush()
+        store(&self.row.in_flight, load(&self.row.in_flight) - 1)
+        self.slots.release(number)
 
     cdef void _send(self, uint32_t socket, int size) noexcept nogil:
         """Send the group that the outbox has ready over one socket toward one server."""
@@ -278,6 +551,7 @@ cdef class Back:
             failures = 0
             if error != EMSGSIZE:
                 self._reopen(socket)
+                self.refused(slot)
                 for index in range(at, size):
                     self._fail(tags[index])
                 break
@@ -315,6 +589,8 @@ cdef class Back:
 
     cdef void _close(self, int leg) noexcept nogil:
         cdef int slot = self.slots.leg(leg).server
+        if self.slots.leg(leg).waits:
+            self._delist(leg)
         self.slots.close_leg(leg)
         self.scheduler.release(slot)
         check(load(&self.rows[slot].in_flight) > 0)
@@ -328,6 +604,10 @@ cdef class Back:
             return
         self._close(leg)
         if query.legs[0].state != LEG_FREE or query.legs[1].state != LEG_FREE:
+            return
+        if query.answered:
+            if query.state == QUERY_ANSWERED:
+                self.slots.release(number)
             return
         if self.rescheduled_count < RESCHEDULED:
             self.rescheduled[self.rescheduled_count] = number
@@ -357,14 +637,21 @@ cdef class Back:
     cdef void finish_answers(self) noexcept nogil:
         """Send the answers on, release what they answer, and empty the box they lie in."""
         cdef int index
+        cdef Query *query
         self.front.flush()
         for index in range(self.answered_count):
-            self.slots.release(self.answered[index])
+            query = self.slots.query(self.answered[index])
+            if query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE:
+                self.slots.release(self.answered[index])
+            else:
+                query.state = QUERY_ANSWERED    # a silent server's leg stays counted, its id taken
         self.answered_count = 0
         self.inbox.reset()
 
     cdef void _take(self, uint32_t socket, uint8_t *bytes, int size) noexcept nogil:
-        cdef RowServer *row = &self.rows[socket // MAX_SOCKETS % MAX_SERVERS]
+        cdef int slot = socket // MAX_SOCKETS % MAX_SERVERS
+        cdef RowServer *row = &self.rows[slot]
+        cdef Trust *trust = &self.servers[slot].trust
         cdef int leg, other, rcode, bucket = 0
         cdef uint64_t latency
         cdef uint64_t *bounds = latency_bounds_ns()
@@ -393,11 +680,29 @@ cdef class Back:
             bucket += 1
         add(&row.latency[bucket], 1)
         add(&row.latency_sum_ns, latency)
-        self.front.answer(query, bytes, size)
+        if query.legs_used == 1:
+            sample(trust, latency)
+        store(&row.seen_well_ns, self.now)
+        self.servers[slot].suspected_elsewhere = False
+        if on_answer(trust, self.now):
+            self.stale = True
+            if self.distrusted == self.present_count:
+                self.returned = SOMEBODY
+        if trust.returned == self.now and self.returned == NOBODY:
+            self.returned = ONE_OF_MANY
         self._close(leg)
+        if query.answered:
+            if query.state == QUERY_ANSWERED and self.slots.leg(leg ^ 1).state == LEG_FREE:
+                self.slots.release(leg // LEGS)
+            return
+        self.front.answer(query, bytes, size)
+        query.answered = True
         other = leg ^ 1
         if self.slots.leg(other).state != LEG_FREE:
-            self._close(other)
+            if other % LEGS == 0:
+                on_rescue(&self.servers[self.slots.leg(other).server].trust, query.key)
+            if self.slots.leg(other).waits:
+                self._delist(other)
         store(&self.row.in_flight, load(&self.row.in_flight) - 1)
         self.answered[self.answered_count] = leg // LEGS
         self.answered_count += 1
@@ -425,7 +730,10 @@ cdef class Back:
                 add(&row.forged_errors, 1)
                 continue
             add(&row.refusals, 1)
+            store(&row.refused_ns, self.now)
+            self.servers[socket // MAX_SOCKETS % MAX_SERVERS].refused_ns = self.now
             self._fail(leg)
+            self.refused(socket // MAX_SOCKETS % MAX_SERVERS)
 
     cdef int _descriptor(self, uint32_t socket) noexcept nogil:
         check(<int>(socket % MAX_SOCKETS) < self.servers[socket // MAX_SOCKETS % MAX_SERVERS].sockets)
@@ -448,6 +756,12 @@ cdef class Back:
                 add(&self.rows[self.slots.leg(leg).server].timeouts, 1)
                 self.slots.remember(leg)
                 self._close(leg)
+            if query.answered:
+                self.slots.release(number)
+                continue
+            if self.when_all_down == TRY_ALL and self.present_count and not self._anyone():
+                self._say_servfail(number)
+                continue
             add(&self.row.timeouts, 1)
             store(&self.row.in_flight, load(&self.row.in_flight) - 1)
             self.slots.release(number)

@@ -18,16 +18,17 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from balancer.schedule import create
 
 from balancer.datapath.admission cimport Admission
-from balancer.datapath.back cimport MAX_SOCKETS, Back, socket_number
+from balancer.datapath.back cimport MAX_SOCKETS, Back, Server, WhenAllDown, socket_number
 from balancer.datapath.front cimport Front
 from balancer.datapath.query cimport Slots
+from balancer.datapath.retry cimport MILLISECOND, RETRIES_PER_SECOND
 from balancer.datapath.tcp cimport Tcp
 from balancer.datapath.syscalls cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLIN, c_close, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, exact_naps, monotonic_ns, nap,
 )
 from balancer.schedule.base cimport NO_SERVER
-from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load, store
+from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, ConfigService, RowServer, load, store
 from balancer.table.table cimport ConfigTable, Row
 
 cdef enum:
@@ -38,9 +39,11 @@ cdef enum:
     FULL_ROUND = 16                     # datagrams that make a round worth its wake-up
     LONE_ROUND = 4                      # fewer: the next look would find nothing
     ADOPTED_ROUNDS = 512                # of answers that wait for a successor
+    SUSPEND_AFTER = 200 * MILLISECOND   # silence, while others answer, that makes a server suspected
     LISTENER = 1 << 30                  # marks a listener's number in an event
 
 IDLE_SWEEP = 0.05                       # seconds between sweeps
+PENDING_SWEEP = 0.01                    # while queries are in flight: second servers are asked that exactly
 BUSY_SWEEP = 0.001                      # while the kernel would not take everything
 RAMP_STEP_NS = 100_000_000              # between two steps of a slow start
 RAMP_SCALE = 64                         # weights are counted in 64ths, always, so that turns keep their length
@@ -196,13 +199,16 @@ cdef class DataPath:
                 back.take_scheduler(create(self.config.scheduler(back.service)))
             entries = self.config.servers(back.service)
             slow = self.config.slow_start_ns(back.service) if back.scheduler.ramps else 0
-            if any(entry.since_ns and now - entry.since_ns < slow for entry in entries):
+            if any(now - self._since(back, entry) < slow for entry in entries if self._since(back, entry)):
                 self.ramped_ns = now
+            usable = [entry for entry in entries
+                      if entry.state == "present" and entry.weight and back.is_open(entry.slot)]
+            trusted = self._trusted(back, usable)
             back.scheduler.rebuild([
-                (entry.slot, _ramped(entry, now, slow) if back.scheduler.ramps else entry.weight)
-                for entry in entries
-                if entry.state == "present" and entry.weight and back.is_open(entry.slot)])
+                (entry.slot, _ramped(entry, self._since(back, entry), now, slow) if back.scheduler.ramps
+                 else entry.weight) for entry in trusted])
             back.timeout_ns = self.config.udp_timeout_ns(back.service)
+            self._set_retry(back)
             primary = self.config.primary(back.service)
             back.primary = NO_SERVER if primary is None else primary
             self.tcp.set_primary(back.service, primary)
@@ -212,6 +218,79 @@ cdef class DataPath:
                              if slot not in present and back.is_open(slot)}
         self._close_removed()
         store(&self.row.header.generation_seen, generation)
+
+    cdef list _trusted(self, Back back, list usable):
+        """Those of the usable servers that may be chosen; all of them when too few are trusted."""
+        back.used = back.present_count = 0
+        for slot in range(MAX_SERVERS):
+            if back.is_open(slot):
+                back.used = slot + 1
+        for entry in usable:
+            back.present[back.present_count] = entry.slot
+            back.present_count += 1
+        trusted = [entry for entry in usable if back.trusted(entry.slot)]
+        back.distrusted = len(usable) - len(trusted)
+        back.stale = False
+        return trusted if len(trusted) >= <int>load(&self.config.entry[back.service].min_alive) else usable
+
+    cdef object _since(self, Back back, entry):
+        """When a server came, or came back; 0: it was there from the start."""
+        return max(entry.since_ns, back.servers[<int>entry.slot].trust.lifted)
+
+    cdef int _set_retry(self, Back back) except -1:
+        cdef ConfigService *entry = &self.config.entry[back.service]
+        back.retry_on = load(&entry.retry) != 0
+        back.retry_after_ns = load(&entry.retry_after_ns)
+        back.budget.share = load(&entry.retry_percent) / 100.0
+        back.budget.per_second = RETRIES_PER_SECOND if back.budget.share else 0
+        back.suspend_on = load(&entry.suspend) != 0
+        back.suspend_after_ns = SUSPEND_AFTER
+        back.when_all_down = <WhenAllDown>load(&entry.when_all_down)
+        return 0
+
+    cdef int _learn(self) except -1:
+        """What the other workers know of the servers: a refusal, a suspicion, that one was heard again."""
+        cdef Back back
+        cdef Row other
+        cdef RowServer *row
+        cdef Server *server
+        cdef int slot
+        cdef uint64_t since, heard
+        cdef bint suspected
+        for back in self.active:
+            for slot in range(back.used):
+                server = &back.servers[slot]
+                suspected = False
+                since = 0
+                heard = load(&back.rows[slot].seen_well_ns)
+                for other in self.others:
+                    row = &other.server_rows[back.service * MAX_SERVERS + slot]
+                    if load(&row.refused_ns) > server.refused_ns:
+                        server.refused_ns = load(&row.refused_ns)
+                        if server.refused_ns > load(&back.rows[slot].seen_well_ns):
+                            back.refused(slot)
+                    if load(&row.suspect_until_ns) > back.now:
+                        since = max(since, load(&row.suspect_since_ns))
+                    heard = max(heard, load(&row.seen_well_ns))
+                suspected = back.suspend_on and since > heard
+                if suspected != server.suspected_elsewhere:
+                    server.suspected_elsewhere = suspected
+                    back.stale = True
+        return 0
+
+    cdef int _obey(self) except -1:
+        """Choose only among servers that are trusted, when that has changed."""
+        cdef Back back
+        for back in self.active:
+            if back.stale:
+                self.refresh()
+                return 0
+        return 0
+
+    def take_killers(self):
+        """Queries that two servers refused, each as (header and question, client's sockaddr)."""
+        cdef Back back
+        return [found for back in self.active for found in back.take_killers()]
 
     def drain(self):
         """Take what waits in the listening sockets now; True while there may be more."""
@@ -244,7 +323,9 @@ cdef class DataPath:
             count = epoll_wait(self.epoll, self.events, EVENTS, 0)
             if count <= 0:
                 break
-            handled = self._answers(count) + self._queries(count)
+            handled = self._answers(count)
+            self._obey()
+            handled += self._queries(count)
             if dense and handled < FULL_ROUND:
                 nap(NAP_NS)
             elif handled < LONE_ROUND:
@@ -324,21 +405,27 @@ cdef class DataPath:
             self._close_removed()
         if self.ramped_ns and now - self.ramped_ns >= <uint64_t>RAMP_STEP_NS:
             self.refresh()
+        cdef bint pending = self.slots.in_use > 0
         for back in self.active:
             back.now = now
+        if self.others:
+            self._learn()
+        for back in self.active:
             back.retry()
+            back.look()
             back.expire()
             busy = busy or back.waiting
+        self._obey()
         self.tcp.sweep()
         if now - self.drops_counted_ns > 1000000000:
             self.drops_counted_ns = now
             self.front.count_socket_drops()
         store(&self.row.header.heartbeat_ns, now)
-        return BUSY_SWEEP if busy else IDLE_SWEEP
+        return BUSY_SWEEP if busy else PENDING_SWEEP if pending else IDLE_SWEEP
 
 
-def _ramped(entry, now_ns, slow_start_ns):
+def _ramped(entry, since_ns, now_ns, slow_start_ns):
     """The weight in 64ths: that of a server that came back grows evenly, from a tenth to the whole."""
-    age_ns = now_ns - entry.since_ns
-    part = RAMP_START + (1 - RAMP_START) * age_ns / slow_start_ns if entry.since_ns and age_ns < slow_start_ns else 1
+    age_ns = now_ns - since_ns
+    part = RAMP_START + (1 - RAMP_START) * age_ns / slow_start_ns if since_ns and age_ns < slow_start_ns else 1
     return max(1, round(RAMP_SCALE * entry.weight * part))

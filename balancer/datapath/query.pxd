@@ -16,6 +16,7 @@ cdef enum:
 cdef enum:
     QUERY_FREE = 0
     QUERY_PENDING = 1
+    QUERY_ANSWERED = 2              # kept because a silent leg is still out
 
 cdef enum:
     LEG_FREE = 0
@@ -25,10 +26,13 @@ cdef enum:
 cdef struct Leg:                    # one server asked
     uint64_t sent_ns                # CLOCK_MONOTONIC
     uint32_t socket                 # number of the socket toward the server, unique in the worker
-    int next                   # hash chain: leg number, or NONE
+    int next                        # hash chain: leg number, or NONE
+    int earlier                     # order of sending among the legs that wait for their server alone: leg
+    int later                       # numbers, or NONE
     uint16_t server                 # slot in its service
     uint16_t id                     # on the wire toward the server
-    uint32_t state
+    uint16_t state
+    uint16_t waits                  # in that order
 
 cdef struct Query:                  # writer: the worker; reset when claimed
     uint64_t received_ns            # CLOCK_MONOTONIC
@@ -43,6 +47,7 @@ cdef struct Query:                  # writer: the worker; reset when claimed
     uint16_t size                   # of the whole query
     uint16_t question_end           # wire.question_end
     int16_t kept                    # number of the long query's own memory, or NONE
+    uint8_t answered                # an answer is staged or sent
     uint8_t client_size             # bytes used of `client`
     uint8_t legs_used
     Leg legs[LEGS]

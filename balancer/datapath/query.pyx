@@ -127,8 +127,10 @@ cdef class Slots(Region):
                 self.free_count += 1
         for _, number in sorted(pending):
             query = self.query(number)
+            query.answered = False
             self._append(number)
             for leg in range(LEGS):
+                query.legs[leg].waits = False
                 if query.legs[leg].state != LEG_FREE:
                     self._link(number * LEGS + leg)
         for number in range(LONG_QUERIES - 1, -1, -1):
@@ -200,6 +202,7 @@ cdef class Slots(Region):
         query.received_ns = now
         query.service = service
         query.legs_used = 0
+        query.answered = False
         query.kept = NONE
         query.legs[0].state = query.legs[1].state = LEG_FREE
         self._append(number)
@@ -264,6 +267,7 @@ cdef class Slots(Region):
         leg.socket = socket
         leg.server = server
         leg.id = id
+        leg.waits = False
         leg.state = LEG_WAITING
         query.legs_used += 1
         query.bytes[0] = id >> 8

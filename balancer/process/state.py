@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from balancer.config import Config, Endpoint
     from balancer.config.model import Server, Service
 
+DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "retry_budget", "suspend", "min_alive",
+             "when_all_down")
 TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
             "tcp_connections_max", "tcp_per_client")
 LEAST_PER_CLIENT = 8        # of tcp_per_client in one worker: a client's few connections may all meet the same one
@@ -305,6 +307,8 @@ class State:
     def _describe(self, number: int, service: Service) -> None:
         self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9),
                                round(service.slow_start * 1e9))
+        self.table.set_retry(number, service.retry == "on", round(service.retry_after * 1e9), service.retry_budget,
+                             service.suspend == "on", service.min_alive, _when_all_down(service))
 
     def _apply_services(self, config: Config) -> list[str]:
         changes = []
@@ -329,11 +333,10 @@ class State:
 
     def _apply_service(self, number: int, old: Service, service: Service) -> list[str]:
         changes = []
-        if (service.udp_timeout, service.scheduler, service.slow_start) != (
-                old.udp_timeout, old.scheduler, old.slow_start):
+        if described := [f"{key} {getattr(service, key)}" for key in DESCRIBED
+                         if getattr(service, key) != getattr(old, key)]:
             self._describe(number, service)
-            changes.append(f"{service.name}: udp_timeout {service.udp_timeout:g} s, scheduler {service.scheduler}, "
-                           f"slow_start {service.slow_start:g} s")
+            changes.append(f"{service.name}: {', '.join(described)}")
         if any(getattr(service, key) != getattr(old, key) for key in TCP_KEYS):
             changes.append(f"{service.name}: TCP limits")
         if service.admit != old.admit:
@@ -422,6 +425,13 @@ def _shape(config: Config, workers: int) -> object:
     process = config.process
     listen = {service.name: service.listen for service in config.services}
     return listen, workers, process.inflight_max, process.udp_buffer
+
+
+def _when_all_down(service: Service) -> int:
+    """As datapath/back.pxd numbers it."""
+    from balancer.config.model import WHEN_ALL_DOWN
+
+    return WHEN_ALL_DOWN.index(service.when_all_down)
 
 
 def _text(address: object) -> str | None:

@@ -10,6 +10,8 @@ import contextlib
 import os
 import signal
 import socket
+import struct
+import sys
 
 import uvloop
 
@@ -93,6 +95,9 @@ class Worker:
 
     def _sweep(self) -> None:
         self._timer = self._loop.call_later(self._running.sweep(), self._sweep)
+        for question, client in self._running.take_killers():
+            print(f"ns7 worker: two servers refused a query: {_named(question)} from {_client(client)}; it may have "
+                  "ended them, and is sent to no other", file=sys.stderr, flush=True)
         self._close_removed()
         if self._drained and self._running.in_flight == 0 and not self._running.tcp.busy and not self.ended.done():
             self.ended.set_result(None)
@@ -132,6 +137,23 @@ async def serve(channel: int) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     await worker.ended
     check_none_live()
+
+
+def _named(message: bytes) -> str:
+    """The first question of a query, for people."""
+    labels, at = [], 12
+    while message[at]:
+        labels.append("".join(chr(byte) if 33 <= byte < 127 and byte not in b".\\" else f"\\{byte:03}"
+                              for byte in message[at + 1:at + 1 + message[at]]))
+        at += 1 + message[at]
+    return f"{'.'.join(labels)}. type {int.from_bytes(message[at + 1:at + 3], 'big')}"
+
+
+def _client(address: bytes) -> str:
+    """A sockaddr, for people."""
+    family, port = struct.unpack_from("=H", address)[0], struct.unpack_from("!H", address, 2)[0]
+    raw = address[4:8] if family == socket.AF_INET else address[8:24]
+    return f"{socket.inet_ntop(family, raw)} port {port}"
 
 
 def _broken(error: ProtocolError) -> None:

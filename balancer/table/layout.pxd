@@ -143,6 +143,12 @@ cdef struct ConfigServer:       # writer: supervisor; a used slot keeps name and
 cdef struct ConfigService:      # writer: supervisor
     uint64_t state              # SERVICE_*
     uint64_t udp_timeout_ns
+    uint64_t retry              # 1: queries may be sent to a second server
+    uint64_t retry_after_ns     # 0: automatic
+    uint64_t retry_percent      # budget of second servers for queries that only take long
+    uint64_t suspend            # 1: servers that do not answer are passed over
+    uint64_t min_alive          # with fewer trusted servers all are tried
+    uint64_t when_all_down      # WhenAllDown (datapath/back.pxd)
     uint64_t slow_start_ns      # time in which a server that comes back reaches its weight
     uint64_t primary            # server slot + 1 that SOA, AXFR, IXFR, NOTIFY and UPDATE go to; 0 = none
     uint64_t used               # server slots 0..used-1 have ever been used
@@ -183,8 +189,12 @@ cdef struct RowServer:          # writer: the worker; whole cache lines, so two 
     uint64_t ignored[IGNORES]
     uint64_t latency_sum_ns
     uint64_t latency[LATENCY_BUCKETS]
+    uint64_t suspect_since_ns   # CLOCK_MONOTONIC; 0: this worker does not suspect the server
+    uint64_t suspect_until_ns   # the suspicion ends by itself unless it is renewed
+    uint64_t refused_ns         # newest proven refusal
+    uint64_t seen_well_ns       # newest valid answer
     uint64_t open               # gauge: sockets the worker has toward the server; 0: it touches this struct no more
-    uint64_t padding[3]
+    uint64_t padding[7]
 
 cdef struct TcpRowService:      # writer: the worker
     uint64_t queries            # messages received from clients

@@ -176,6 +176,19 @@ cdef class ConfigTable(Region):
         store(&self.entry[service].slow_start_ns, slow_start_ns)
         store(&self.entry[service].state, SERVICE_PRESENT)
 
+    def set_retry(self, int service, bint retry, uint64_t after_ns, uint64_t percent, bint suspend, uint64_t min_alive,
+                  uint64_t when_all_down):
+        """When queries are sent again, and who is passed over; fields of the same names in layout.pxd."""
+        self._own()
+        self._server(service, 0)
+        cdef ConfigService *entry = &self.entry[service]
+        store(&entry.retry, retry)
+        store(&entry.retry_after_ns, after_ns)
+        store(&entry.retry_percent, percent)
+        store(&entry.suspend, suspend)
+        store(&entry.min_alive, min_alive)
+        store(&entry.when_all_down, when_all_down)
+
     def remove_service(self, int service):
         """Nothing new comes to it; the slot is not free yet (see `free_service`)."""
         self._own()
@@ -331,6 +344,8 @@ cdef class Row(Region):
                   sizeof(RowService))
             for slot in range(service * MAX_SERVERS, (service + 1) * MAX_SERVERS):
                 other.server_rows[slot].in_flight = other.server_rows[slot].open = 0
+                other.server_rows[slot].suspect_since_ns = other.server_rows[slot].suspect_until_ns = 0
+                other.server_rows[slot].refused_ns = other.server_rows[slot].seen_well_ns = 0
                 _move(<uint64_t *>&other.server_rows[slot], <uint64_t *>&self.server_rows[slot], sizeof(RowServer))
                 other.tcp_server_rows[slot].in_flight = other.tcp_server_rows[slot].open = 0
                 other.tcp_server_rows[slot].idle = 0

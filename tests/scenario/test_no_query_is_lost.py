@@ -1,0 +1,194 @@
+"""Servers that die, freeze, slow down and return: a client that asks once is answered.
+
+Rates that two noisy cores hold; how fast the slowest answer was is measured by the benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import OpenClient, StartBalancer, StartServer
+from tests.helpers import wire
+from tests.helpers.client import load
+from tests.helpers.nameserver import NameServer, always, delayed, echo, silent
+from tests.helpers.waiting import wait_for
+
+WORKERS = pytest.mark.parametrize("workers", [1, 2])
+
+
+def set_handler(server: NameServer, handler: Callable[..., object]) -> Callable[[], None]:
+    def act() -> None:
+        server.handler = handler  # type: ignore[assignment]
+
+    return act
+
+
+@WORKERS
+def test_server_freezes_and_thaws(start: StartBalancer, nameserver: StartServer, workers: int) -> None:
+    """Silence while another answers: second servers are asked, then it is passed over; a doubled query lifts that."""
+    one, two = nameserver(), nameserver()
+    balancer = start([one.address, two.address], workers=workers)
+    seen = load(balancer.address, 600, 4, [(1, set_handler(one, silent)), (2.5, set_handler(one, echo))])
+    assert seen.lost == [] and seen.twice == 0
+    service = balancer.wait_idle()
+    assert service["servers"][1]["resends"] >= 1
+    assert service["timeouts"] == 0
+    before = len(one.received)
+    wait_for("asked again", lambda: load(balancer.address, 200, 0.5).lost == [] and len(one.received) > before + 20)
+
+
+@WORKERS
+def test_server_closes_and_returns(start: StartBalancer, nameserver: StartServer, workers: int) -> None:
+    one, two = NameServer(), nameserver()
+    balancer = start([one.address, two.address], workers=workers)
+    back: list[NameServer] = []
+    seen = load(balancer.address, 600, 4,
+                [(1, one.close), (2.5, lambda: back.append(nameserver(port=one.port)))])
+    assert seen.lost == [] and seen.twice == 0
+    wait_for("it is asked again", lambda: load(balancer.address, 200, 0.5).lost == [] and len(back[0].received) > 20)
+
+
+@WORKERS
+def test_both_close_and_one_returns(start: StartBalancer, nameserver: StartServer, workers: int) -> None:
+    """What was asked meanwhile is answered when somebody is back, within udp_timeout."""
+    one, two = NameServer(), NameServer()
+    balancer = start([one.address, two.address], workers=workers, udp_timeout="5s")
+    back: list[NameServer] = []
+    seen = load(balancer.address, 300, 3,
+                [(0.7, one.close), (0.7, two.close), (1.7, lambda: back.append(nameserver(port=one.port)))],
+                patience=8)
+    assert seen.lost == [] and seen.twice == 0
+    balancer.wait_idle()
+
+
+def test_nobody_returns(start: StartBalancer, client: OpenClient) -> None:
+    """SERVFAIL after udp_timeout, with an OPT for who sent one."""
+    one, two = NameServer(), NameServer()
+    one.close()
+    two.close()
+    balancer = start([one.address, two.address], udp_timeout="0.6s")
+    asking = client(balancer.address)
+    assert wire.rcode(asking.ask(wire.query(ident=5))) == wire.RCODES["SERVFAIL"]
+    service = balancer.wait_idle()
+    assert (service["queries"], service["answers"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("choice", "answered"), [("servfail", True), ("drop", False)])
+def test_when_all_down(start: StartBalancer, client: OpenClient, choice: str, answered: bool) -> None:
+    one = NameServer()
+    one.close()
+    balancer = start([one.address], service={"when_all_down": choice}, udp_timeout="10s")
+    asking = client(balancer.address)
+    for number in range(40):
+        asking.send(wire.query(ident=number))
+    if answered:
+        assert wire.rcode(asking.receive(5)) == wire.RCODES["SERVFAIL"], "long before udp_timeout"
+    else:
+        wait_for("dropped", lambda: balancer.dropped().get("no_server"))
+
+
+def test_slow_server_is_helped_within_the_budget(start: StartBalancer, nameserver: StartServer) -> None:
+    """It answers, so it is not suspected; the other one takes over by least-connection, not by a storm."""
+    one, two = nameserver(), nameserver()
+    balancer = start([one.address, two.address])
+    seen = load(balancer.address, 500, 4, [(1, set_handler(one, delayed(0.4)))])
+    assert seen.lost == []
+    service = balancer.wait_idle()
+    resends = sum(server["resends"] for server in service["servers"])
+    assert 1 <= resends <= 0.1 * seen.sent + 4 * 100 + 100
+
+
+def test_a_query_nobody_answers_accuses_nobody(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient
+) -> None:
+    """Both servers drop some names: nobody is passed over for it, the others are answered."""
+    def picky(received: object) -> list[bytes]:
+        data: bytes = received.data  # type: ignore[attr-defined]
+        return [] if wire.qname(data).startswith("bad") else list(echo(received))  # type: ignore[arg-type, misc]
+
+    one, two = nameserver(picky), nameserver(picky)
+    balancer = start([one.address, two.address], udp_timeout="1s")
+    strangers = [client(balancer.address) for _ in range(5)]
+    good = client(balancer.address)
+    for number in range(100):
+        strangers[number % 5].send(wire.query(f"bad{number}.example", ident=number))
+        good.ask(wire.query(f"good{number}.example"))
+    service = balancer.wait_idle()
+    assert service["timeouts"] == 100
+    for server in service["servers"]:
+        assert server["queries"] >= 60, "neither was passed over"
+
+
+def test_a_query_that_is_refused_everywhere_meets_two_servers_only(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient
+) -> None:
+    """A query that ends whoever gets it must not end them all; the log names it."""
+    doomed: list[NameServer] = []
+
+    def deadly(server: NameServer) -> Callable[..., list[bytes]]:
+        def handle(received: object) -> list[bytes]:
+            data: bytes = received.data  # type: ignore[attr-defined]
+            if wire.qname(data) == "killer.example":
+                doomed.append(server)
+                server._stopping = True     # its thread ends with this datagram, the port is closed below
+                server._socket.close()
+                return []
+            return list(echo(received))  # type: ignore[arg-type]
+
+        return handle
+
+    servers = [NameServer() for _ in range(4)]
+    for server in servers:
+        server.handler = deadly(server)  # type: ignore[assignment]
+    balancer = start([server.address for server in servers])
+    one = client(balancer.address)
+    one.send(wire.query("killer.example", ident=1))
+    wait_for("the first victim", lambda: len(doomed) >= 1)
+    others = [client(balancer.address) for _ in range(10)]
+    for _ in range(20):
+        for other in others:
+            other.ask(wire.query("fine.example"))
+    assert len(doomed) <= 2
+
+
+def test_switched_off(start: StartBalancer, nameserver: StartServer) -> None:
+    """A silent server costs its share then, and nothing is sent twice."""
+    one, two = nameserver(silent), nameserver()
+    balancer = start([one.address, two.address], service={"retry": "off", "suspend": "off"}, scheduler="rr",
+                     udp_timeout="0.5s")
+    seen = load(balancer.address, 200, 1, patience=1)
+    assert 80 <= len(seen.lost) <= 120
+    assert all(server["resends"] == 0 for server in balancer.wait_idle()["servers"])
+
+
+def test_update_goes_to_one_server_only(start: StartBalancer, nameserver: StartServer, client: OpenClient) -> None:
+    one, two = nameserver(silent), nameserver(silent)
+    balancer = start([one.address, two.address], admit={"update": ["127.0.0.0/8"]}, udp_timeout="1s")
+    asking = client(balancer.address)
+    asking.send(wire.query("zone.example", "SOA", opcode="UPDATE"))
+    wait_for("it arrived", lambda: one.received or two.received)
+    balancer.wait_idle()
+    assert len(one.received) + len(two.received) == 1
+
+
+def test_late_answer_of_the_first_server_is_counted_not_relayed(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient
+) -> None:
+    """First answer wins; the slow one's leg stays counted until it speaks."""
+    slow, fast = nameserver(delayed(0.6)), nameserver()
+    balancer = start([slow.address, fast.address], scheduler="rr")
+    one = client(balancer.address)
+    for _ in range(4):
+        one.ask(wire.query())
+    one.nothing_comes(0.8)
+    service = balancer.wait_idle()
+    assert service["servers"][0]["answers"]["NOERROR"] == len(slow.received) >= 1
+    assert service["answers"] == 4
+
+
+def test_refused_by_rcode_is_an_answer(start: StartBalancer, nameserver: StartServer, client: OpenClient) -> None:
+    server = nameserver(always(lambda data: wire.header_only(data, "REFUSED")))
+    balancer = start([server.address])
+    assert wire.rcode(client(balancer.address).ask(wire.query())) == wire.RCODES["REFUSED"]
