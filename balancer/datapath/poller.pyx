@@ -36,7 +36,7 @@ cdef enum:
     ROUNDS = 8                          # epoll_waits per wake
     DENSE_NS = 100_000                  # woken again within that long: traffic is dense
     NAP_NS = 60_000                     # rest between two rounds while traffic is dense
-    FULL_ROUND = 16                     # datagrams that make a round worth its wake-up
+    FULL_ROUND = 64                     # datagrams that make a round worth its wake-up
     LONE_ROUND = 4                      # fewer: the next look would find nothing
     ADOPTED_ROUNDS = 512                # of answers that wait for a successor
     SUSPEND_AFTER = 200 * MILLISECOND   # silence, while others answer, that makes a server suspected
