@@ -269,9 +269,11 @@ class State:
         self._check_room(config)
         reshaped = self.reshapes(config, workers)
         if reshaped:
-            fresh = {address for service in config.services for address in service.listen}
-            for address in fresh - {place.address for place in self.listeners}:
-                sockets.probe_listen(address)
+            # An address that a retiring crew still holds is ours, though no new query reaches it there.
+            ours = {listener.getsockname()[:2] for crew in self.crews() for listener in _listeners(crew)}
+            for address in {address for service in config.services for address in service.listen}:
+                if (address.host, address.port) not in ours:
+                    sockets.probe_listen(address)
             self._open_listeners(config, workers)
         changes = self._apply_services(config)
         self.config = config

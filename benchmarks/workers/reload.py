@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from benchmarks import goals, ns7
 from benchmarks.lab import Address, LabError, free_port
@@ -14,6 +17,7 @@ RATE, TCP_RATE = 5_000, 100
 EVERY = 3.0
 WORKERS = (1, 4, 2)
 SERVERS = 3
+MIGRATE = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
 
 def step(bench: Bench, number: int, second: Address) -> str:
@@ -29,8 +33,29 @@ def speaks_tcp(address: Address) -> bool:
         return sock.connect_ex(address) == 0
 
 
+@contextlib.contextmanager
+def migrating() -> Iterator[None]:
+    """Connections that a closed listener had not accepted go to the others, as deploy/sysctl.conf sets it."""
+    before = MIGRATE.read_text()
+    try:
+        MIGRATE.write_text("1")
+    except PermissionError:
+        print("reload: not root, so tcp_migrate_req stays as it is: some connections may be reset")
+        yield
+        return
+    try:
+        yield
+    finally:
+        MIGRATE.write_text(before)
+
+
 def reload(bench: Bench) -> None:
     """One reload each `EVERY` seconds, or when the one before is done."""
+    with migrating():
+        _reload(bench)
+
+
+def _reload(bench: Bench) -> None:
     bench.start_servers(SERVERS)
     second = Address("127.0.0.1", free_port())
     bench.start_ns7(WORKERS[0])

@@ -150,3 +150,20 @@ def _share(client: Client, server: object, count: int) -> float:
     for _ in range(count):
         client.ask(wire.query())
     return (len(server.received) - before) / count  # type: ignore[attr-defined, no-any-return]
+
+
+def test_listener_that_goes_and_comes_again_at_once(start: StartBalancer, nameserver: StartServer) -> None:
+    """While the crew that had it still answers what is in flight: the port is ours, not another program's."""
+    server = nameserver(silent)
+    stays, moves = free_address(), free_address()
+    balancer = start([server.address], listen=[stays, moves], udp_timeout="8s")
+    with Client(moves) as client:
+        client.send(wire.query())
+        asked = server.wait(1)
+        balancer.reload(listen=[stays])
+        assert balancer.status()["retiring"] == 1
+        balancer.reload(listen=[stays, moves])
+        server.answer_all(asked)
+        client.receive()
+    server.handler = delayed(0)
+    ask(moves)
