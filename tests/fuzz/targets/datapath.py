@@ -23,6 +23,7 @@ from tests.unit.balancer.config.files import load_text
 TIMEOUT = 0.2
 MOST_STEPS = 48
 QUIET_ROUNDS = 64
+RCODES = (0, 0, 0, 2, 5, 3)             # SERVFAIL and REFUSED may be asked of another server
 
 _ASK = wire.query("a.example", ident=1)
 
@@ -40,6 +41,7 @@ SEEDS = (
     _send(_ASK) + b"\6\0\0" + _send(_ASK) + b"\6\1\0" + _send(_ASK) + b"\6\0\1\1\0\1\1",
     _send(_ASK * 40) + _send(wire.header(1, 0x2800) + wire.question("u.example", "SOA")) + b"\1\0\1\0\1\1",
     _send(_ASK) + b"\7" + _send(_ASK) + b"\1\0",
+    _send(_ASK) + b"\x19\0\x21\1" + _send(_ASK, 1) + b"\x19\1\xff\1\0" + _send(_ASK) * 9 + b"\xff" + _send(_ASK),
 )
 
 
@@ -165,12 +167,12 @@ class Lab:
                 client, data = self.clients[choices.below(3)], choices.block()
                 self.seen.add(data[2:])
                 client.ask(data)
-            case 1 if server.heard:                 # the true answer to the oldest
+            case 1 if server.heard:                 # the true answer to the oldest, sometimes an error
                 query, who = server.heard.pop(0)
-                server.say(query[:2] + bytes([query[2] | 0x80]) + query[3:], who)
+                server.say(_true(query, RCODES[what // 8 % len(RCODES)]), who)
             case 2 if server.heard:                 # something like it
                 query, who = server.heard[0]
-                answer = bytearray(query[:2] + bytes([query[2] | 0x80]) + query[3:])
+                answer = bytearray(_true(query))
                 at, junk = choices.below(len(answer) + 1), choices.block()
                 answer[at:at + len(junk)] = junk
                 server.say(bytes(answer), who)
@@ -219,7 +221,7 @@ class Lab:
             for server in self.servers:
                 while server.heard:
                     query, who = server.heard.pop(0)
-                    server.say(query[:2] + bytes([query[2] | 0x80]) + query[3:], who)
+                    server.say(_true(query), who)
             self.run()
             if self.path.in_flight == 0:
                 break
@@ -233,6 +235,11 @@ class Lab:
             client.asked.clear()
             client.answered.clear()
         self.seen.clear()
+
+
+def _true(query: bytes, rcode: int = 0) -> bytes:
+    """The query with QR set, as an answer."""
+    return query[:2] + bytes([query[2] | 0x80, query[3] & 0xF0 | rcode]) + query[4:]
 
 
 def _checksum(data: bytes) -> int:
