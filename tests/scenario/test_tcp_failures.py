@@ -13,12 +13,11 @@ from tests.conftest import OpenTcpClient, StartBalancer, StartTcpServer
 from tests.helpers import wire
 from tests.helpers.client import edns_query
 from tests.helpers.config import Server
-from tests.helpers.ports import free_address
+from tests.helpers.ports import address, free_address, free_port
 from tests.helpers.tcp import (
     Asked,
     TcpClient,
     TcpHandler,
-    TcpServer,
     answering,
     closing,
     frame,
@@ -370,21 +369,20 @@ def test_full_server_leaves_it_to_another(
 
 def test_blackholed_server(start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient) -> None:
     """A server that does not even answer the handshake: half of tcp_timeout, then another."""
-    hole, good = TcpServer(silent), tcpserver()
-    hole.refuse()
+    good, hole = tcpserver(), ("127.0.0.1", free_port())
     with socket.socket() as stuffed:
-        stuffed.bind((hole.host, hole.port))
+        stuffed.bind(hole)
         stuffed.listen(0)  # a listener whose queue is full answers no handshake
         fillers = []
         for _ in range(4):
             filler = socket.socket()
             filler.setblocking(False)
-            filler.connect_ex((hole.host, hole.port))
+            filler.connect_ex(hole)
             fillers.append(filler)
-        balancer = start([hole.address, good.address], scheduler="rr", service={"tcp_timeout": "600ms"})
+        servers = [address(*hole), good.address]
+        balancer = start(servers, scheduler="rr", service={"tcp_timeout": "600ms"})
         client = tcpclient(balancer.address)
         for data in numbered(4):
             assert client.ask(data) == wire.answer(data, wire.address_record())
         for filler in fillers:
             filler.close()
-    hole.close()
