@@ -32,7 +32,7 @@ cdef class TurnScheduler(Scheduler):
     cdef uint64_t now                       # virtual time: the turn that was taken last
     cdef uint64_t stride[MAX_SERVERS]       # by candidate: from one turn to its next
     # The tree: node 1 is the winner of all, node n that of 2n and 2n + 1, the leaves are the candidates in order.
-    cdef uint64_t key[2 * MAX_SERVERS + 8]  # load per weight, see _enter
+    cdef uint64_t key[2 * MAX_SERVERS]      # load per weight, see _enter
     cdef uint64_t due[2 * MAX_SERVERS]      # turn and candidate
     cdef int leaves                         # first leaf, and how many there are: a power of two
     cdef int pending                        # candidate whose standing the tree does not know yet, or NO_SERVER

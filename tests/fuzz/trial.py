@@ -10,6 +10,8 @@ import argparse
 import itertools
 import mmap
 import random
+import shutil
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,8 +60,11 @@ def guided(name: str, seconds: float, seed: int) -> None:
     """The same by atheris, which keeps what reaches new code. Its loop ends the process."""
     import atheris
 
-    corpus = FOLDER / f"{name}.corpus"
+    corpus, left = FOLDER / f"{name}.corpus", FOLDER / f"{name}.tmp"
     corpus.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(left, ignore_errors=True)     # nothing is cleaned up when the process is ended from within
+    left.mkdir()
+    tempfile.tempdir = str(left)
     with atheris.instrument_imports(include=["balancer", "tomllib"]):
         target = load(name)
         with target.opened() as check:
