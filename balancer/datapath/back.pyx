@@ -527,7 +527,9 @@ cdef class Back:
             sent = sendmmsg(descriptor, self.outbox.ready + at, size - at, MSG_DONTWAIT)
             if sent > 0:
                 for index in range(at, at + sent):
-                    self.slots.leg(tags[index]).state = LEG_SENT
+                    # A leg that is sent once more may have been refused meanwhile (`read_errors`): it stays closed.
+                    if self.slots.leg(tags[index]).state != LEG_FREE:
+                        self.slots.leg(tags[index]).state = LEG_SENT
                     total += self.outbox.ready[index].msg_hdr.msg_iov.iov_len
                 add(&row.queries, sent)
                 at += sent
@@ -581,6 +583,8 @@ cdef class Back:
 
     cdef void _wait(self, int leg) noexcept nogil:
         """The kernel takes no more now: `retry` sends it when there is room. Only kept bytes can wait."""
+        if self.slots.leg(leg).state == LEG_FREE:
+            return
         if self.slots.bytes(leg // LEGS) == NULL:
             self._close(leg)
             self._give_up(leg // LEGS, DROP_BACKLOG_FULL)

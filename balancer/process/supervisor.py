@@ -7,6 +7,7 @@ when.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -37,8 +38,9 @@ UNWATCHED = 5.0             # seconds that workers may be missing before the wat
 
 
 def log(line: str) -> None:
-    """One line per event; whoever runs us adds the time."""
-    print(f"ns7 {line}", file=sys.stderr, flush=True)
+    """One line per event; whoever runs us adds the time. A reader that has gone is no reason to fail."""
+    with contextlib.suppress(OSError):
+        print(f"ns7 {line}", file=sys.stderr, flush=True)
 
 
 class Supervisor:
