@@ -75,7 +75,7 @@ def edited(text: str, node: str, changes: Sequence[Change]) -> str:
     """The text of a right configuration file with the changes in it."""
     mark = "\ufeff" if text.startswith("\ufeff") else ""
     document: Any = tomlkit.parse(text.removeprefix("\ufeff"))
-    own = next((table for key, table in document.get("nodes", {}).items() if key.lower() == node), {})
+    own: Any = next((table for key, table in document.get("nodes", {}).items() if key.lower() == node), {})
     for change in changes:
         service: Any = find_service(own if "service" in own else document, change.service)
         servers: Any = service["server"]

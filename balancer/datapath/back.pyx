@@ -309,7 +309,8 @@ cdef class Back:
 
     cdef bint trusted(self, int slot) noexcept nogil:
         cdef Server *server = &self.servers[slot]
-        return server.ordered_up or not (server.trust.suspected_since or server.trust.doubted_until or server.suspected_elsewhere)
+        return server.ordered_up or not (
+            server.trust.suspected_since or server.trust.doubted_until or server.suspected_elsewhere)
 
     cdef bint _anyone(self) noexcept nogil:
         """Whether any server that may be chosen is trusted."""

@@ -54,8 +54,8 @@ class Hosted:
 class Hosts:
     """All processes but the workers. `verbs` answers what they ask the supervisor itself."""
 
-    def __init__(self, state: State, state_dir: str, events: Events, verbs: Callable[[str, Mapping[str, Any]], Awaitable[Any]],
-                 log: Log) -> None:
+    def __init__(self, state: State, state_dir: str, events: Events,
+                 verbs: Callable[[str, Mapping[str, Any]], Awaitable[Any]], log: Log) -> None:
         self._state, self._state_dir, self._events, self._verbs, self._log = state, state_dir, events, verbs, log
         self._loop = asyncio.get_running_loop()
         self._hosted: dict[str, Hosted] = {}

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 FORMAT = 1
 MOST = 1000                 # changes kept; beyond, the oldest that say nothing any more go first
 MOST_NAME = 63
-WHATS = ("server", "weight", "state")       # in the order in which they are laid over the document
+KINDS = ("server", "weight", "state")       # in the order in which they are laid over the document
 DEFAULTS = {"weight": 1, "state": "auto"}
 
 Key = tuple[str, str, str]
@@ -77,7 +77,7 @@ class Live:
         """Those that count on this host, in the order in which they are laid over the document."""
         found = [change for change in self.changes.values()
                  if not change.lifted and (change.key, change.time) not in self.settled]
-        return sorted(found, key=lambda change: (change.service, change.server, WHATS.index(change.what)))
+        return sorted(found, key=lambda change: (change.service, change.server, KINDS.index(change.what)))
 
     def of(self, service: str, server: str) -> list[Change]:
         """The active ones of one server."""
@@ -151,7 +151,7 @@ def _checked(change: Change) -> Change:
                 isinstance(value, str | int) for value in change.value.values())
                 and isinstance(change.value.get("address"), str)),
             "weight": type(change.value) is int, "state": isinstance(change.value, str)}
-    if change.what not in WHATS or not (good[change.what] or change.lifted):
+    if change.what not in KINDS or not (good[change.what] or change.lifted):
         raise ValueError(f"{change.what!r} cannot be {change.value!r}"[:200])
     flags = isinstance(change.lifted, bool) and isinstance(change.saved, bool)
     if type(change.time) not in (int, float) or not 0 <= change.time < 1e11 or not flags:

@@ -186,8 +186,12 @@ class Steering:
             raise ControlError(f"{service}/{name.lower()} is there already, at {present[name.lower()].address}")
         if not isinstance(table.get("address"), str):
             raise ControlError("address is missing")
-        key = service, name.lower()
-        return await self._change(user, *key, [(*key, "server", {"name": name, **table})])
+        key = service, name.lower(), "server"
+        own = live.value_in(self._now.file.document, key)
+        if own is not None and all(own.get(setting) == value for setting, value in table.items()) and not any(
+                change.saved for change in self._now.live.of(*key[:2])):
+            return await self._change(user, *key[:2], [], [key])        # the file's own, which had been removed
+        return await self._change(user, *key[:2], [(*key, {"name": name, **table})])
 
     async def set(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         """{"server": …, "weight": N, "state": auto|up|down|drained, "reset": true: lift all that was changed}."""
@@ -292,7 +296,8 @@ class Steering:
         async with self.lock:
             before = self._now.live.of(service, server)
             now = self._now.live.time(time.time())
-            changes = self._now.live.lift(lifted or [], user, now, self._node)
+            keys = {one[:3] for one in made}
+            changes = self._now.live.lift([key for key in lifted or [] if key not in keys], user, now, self._node)
             try:
                 fresh = Live.load({"format": live.FORMAT, "changes": [
                     Change(*one, user, now, self._node) for one in made]})

@@ -215,8 +215,9 @@ class Supervisor:
             finally:
                 notify("READY=1")
             self._hosts.configure()
-            log(f"reloaded by {user}: {'; '.join(changes) or 'nothing changed'}")
-            self._events.tell("config", self._path, "", "applied", f"{'; '.join(changes) or 'nothing changed'}, by {user}")
+            told = "; ".join(changes) or "nothing changed"
+            log(f"reloaded by {user}: {told}")
+            self._events.tell("config", self._path, "", "applied", f"{told}, by {user}")
             return {"changes": changes, "generation": self._state.table.generation}
 
     async def _obey(self, config: Config) -> None:

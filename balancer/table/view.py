@@ -43,7 +43,8 @@ def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
             counters = _sum([row.server(service, entry.slot) for row in rows])
             counters["tcp"]["latency"] = _latency(counters["tcp"])
             servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight,
-                            "state": state_of(entry), "ordered": entry.ordered, "latency": _latency(counters), **counters})
+                            "state": state_of(entry), "ordered": entry.ordered,
+                            "latency": _latency(counters), **counters})
         views.append({"name": config.service_name(service), "scheduler": config.scheduler(service),
                       **_sum([row.service(service) for row in rows]), "servers": servers})
     return views

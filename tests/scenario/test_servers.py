@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +107,18 @@ def test_nothing_is_lost_over_tcp(start: StartBalancer, tcpserver: StartTcpServe
     for thread in threads:
         thread.start()
     try:
-        for step in range(3):
+        for _ in range(3):
             wait_for("both are asked", lambda: len(one.asked) > 20 and len(two.asked) > 20)
             change(balancer, "set", "s1", state="drained")
             wait_for("drained", lambda: balancer.server()["inflight"] == 0 and balancer.tcp_server()["idle"] == (
                 balancer.tcp_server()["open"]))
             one.asked.clear()
-            change(balancer, "add", f"more{step}", address=three.address)
+            change(balancer, "add", "s3", address=three.address)
             wait_for("the new one is asked", lambda: three.asked)
             assert not one.asked
-            change(balancer, "remove", f"more{step}")
+            change(balancer, "remove", "s3")
             change(balancer, "set", "s1", state="auto")
-            wait_for("its place is free", lambda: f"more{step}" not in servers(balancer))
+            wait_for("its place is free", lambda: "s3" not in servers(balancer))
             three.asked.clear()
             two.asked.clear()
     finally:
@@ -136,8 +136,7 @@ def test_place_of_a_removed_server_waits_for_its_transfers(
 ) -> None:
     """A connection that carried a transfer stays with its client; nobody else's server takes its place meanwhile."""
     old, other, new = tcpserver(transferring(2)), tcpserver(), tcpserver()
-    balancer = start([old.address, other.address], admit={"transfer": ["127.0.0.0/8"]}, service={"primary": "s1"})
-    balancer.reload(service={})
+    balancer = start([old.address, other.address], admit={"transfer": ["127.0.0.0/8"]})
     client = tcpclient(balancer.address)
     change(balancer, "set", "s2", state="drained")
     client.say(wire.query("zone.example", "AXFR", ident=1))
@@ -284,6 +283,22 @@ def test_back_to_what_the_file_says_is_no_change(start: StartBalancer, nameserve
     assert balancer.status()["live"] == []
 
 
+def test_comes_and_goes_again_and_again(start: StartBalancer, nameserver: StartServer) -> None:
+    """One that the file has, and one that it has not."""
+    balancer = start([nameserver().address, nameserver().address])
+    addresses = {"s1": balancer.settings.servers[0], "s9": nameserver().address}
+    change(balancer, "add", "s9", address=addresses["s9"])
+    for _ in range(3):
+        for name, address in addresses.items():
+            change(balancer, "set", name, weight=5)
+            change(balancer, "remove", name)
+            assert name not in {one for one, (state, _) in servers(balancer).items() if state != "removed"}
+            change(balancer, "add", name, address=address)
+            assert ("up", 1) in [found for one, found in servers(balancer).items() if one == name]
+    change(balancer, "remove", "s9")
+    assert balancer.status()["live"] == [], "the file says the same"
+
+
 def test_broken_file_of_changes_costs_nothing_else(nameserver: StartServer, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
@@ -390,7 +405,7 @@ def test_two_operators(start: StartBalancer, nameserver: StartServer) -> None:
     assert found["s3"] == ("up", last) and last in (30, 130)
     changes = [line for line in balancer.output().splitlines() if "server dns/s3: weight" in line]
     steps = [line.split("weight ")[1].split(",")[0].split(" → ") for line in changes]
-    assert all(before[1] == after[0] for before, after in zip(steps, steps[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(steps))
 
 
 def test_two_who_save(start: StartBalancer, nameserver: StartServer) -> None:

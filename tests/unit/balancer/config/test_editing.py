@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,8 @@ def test_there_and_back_again() -> None:
     assert lines_changed(edited(text, "n1", [change("c", "server", None)]), FILE) == ([], [])
 
 
-PIECES = st.lists(st.sampled_from(["# a word", "", "  # indented", "weight = 2", 'state = "auto"']), max_size=4, unique=True)
+WORDS = ["# a word", "", "  # indented", "weight = 2", 'state = "auto"']
+PIECES = st.lists(st.sampled_from(WORDS), max_size=4, unique=True)
 
 
 @settings(max_examples=40)
@@ -136,14 +136,14 @@ def test_file_is_replaced_in_one_step(file: Path) -> None:
     save(str(file), None, [change("a", "weight", 7)])
     assert load(file).services[0].servers[0].weight == 7
     assert file.stat().st_mode & 0o777 == 0o640
-    assert os.listdir(file.parent) == ["ns7.toml"]
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_wrong_file_is_left_alone(file: Path) -> None:
-    file.write_text(FILE.replace("workers", "wrokers"))
-    with pytest.raises(ConfigError, match="wrokers"):
+    file.write_text(FILE.replace("workers", "workers_"))
+    with pytest.raises(ConfigError, match="workers_"):
         save(str(file), None, [change("a", "weight", 7)])
-    assert "wrokers" in file.read_text()
+    assert "workers_" in file.read_text()
 
 
 def test_change_that_the_file_cannot_have(file: Path) -> None:
