@@ -154,6 +154,7 @@ cdef struct ConfigService:      # writer: supervisor
     uint64_t retry              # 1: queries may be sent to a second server
     uint64_t retry_after_ns     # 0: automatic
     uint64_t retry_percent      # budget of second servers for queries that only take long
+    uint64_t retry_rcodes       # bit 2: SERVFAIL is not believed before another server was asked, and so on
     uint64_t suspend            # 1: servers that do not answer are passed over
     uint64_t min_alive          # with fewer trusted servers all are tried
     uint64_t when_all_down      # WhenAllDown (datapath/back.pxd)
