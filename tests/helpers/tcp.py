@@ -89,7 +89,7 @@ class Connection:
         self._end(socket.SHUT_RDWR)
 
     def _end(self, how: int) -> None:
-        """The reader must wake, and close by itself: else it would wait on whatever gets the descriptor's number next."""
+        """The reader must wake, and close: else it would wait on whatever gets the descriptor's number next."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(how)
         if self.reader in (None, threading.current_thread()):
