@@ -172,8 +172,11 @@ cdef class Tcp:
             relay.sweep()
         self._settle()
 
-    def stop(self):
-        """Accept what the kernel has queued, then no more; finish what is pending."""
+    def stop(self, double grace):
+        """Accept what the kernel has queued, then no more; finish what is pending.
+
+        Connections in use go on for `grace` seconds at most. Called again, the shorter grace holds.
+        """
         cdef Relay relay
         cdef _Listener listener
         self.streams.now = monotonic_ns()
@@ -185,7 +188,7 @@ cdef class Tcp:
             self.streams.shut(listener.stream)
         self.listeners = []
         for relay in self.active:
-            relay.stop()
+            relay.stop(<uint64_t>(grace * 1e9))
         self._settle()
         self.sweep()
 
