@@ -348,8 +348,6 @@ class Supervisor:
         await self._hosts.prepare()
         self._workers.start(children)
         await self._workers.until_listening()
-        if old.gone.is_set():
-            raise StartError("the running supervisor has ended meanwhile")
         old.send(Prepared(__version__, self._kept, self._state.attached))
         await old.until(old.ended)
         self._hosts.start()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import select
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+
+from tests.helpers.waiting import wait_for
 
 
 def stat(pid: int) -> tuple[str, int, int] | None:
@@ -60,6 +65,45 @@ def role(pid: int) -> str:
     except OSError:
         return ""
     return words[words.index(b"--role") + 1].decode() if b"--role" in words else ""
+
+
+class Followed:
+    """A process that somebody else started, with what is used of a `subprocess.Popen`. Only `adopting` gives it an exit
+    code, once its parent has ended; without it that is 0."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._pidfd = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._pidfd], [], [], 0)[0]:
+            try:
+                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:
+                self.returncode = 0
+            os.close(self._pidfd)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """The exit code; AssertionError when it does not end."""
+        wait_for(f"the end of process {self.pid}", lambda: self.poll() is not None, timeout)
+        assert self.returncode is not None
+        return self.returncode
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Processes whose parent ends become children of this one, as they do of systemd: PR_SET_CHILD_SUBREAPER."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(36, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(36, 0, 0, 0, 0)
 
 
 def survivors(members: dict[int, int]) -> list[int]:
