@@ -39,6 +39,7 @@ START_WAIT = 30.0           # seconds for the processes of an upgrade to load th
 STOP_WAIT = 3.0             # seconds for a process to end in order
 WAITING = 256               # requests under way at most
 EVENT_BURST, EVENT_RATE = 200, 20.0     # of one process: that many at once, then per second; more are dropped
+_STOP = Stop()
 TOLD = ("admin", "alert")   # who hears of events; admin hears of snapshots too
 
 
@@ -117,8 +118,8 @@ class Hosts:
                     if not child.alive:
                         raise StartError(f"{name} does not start, it ended with {told(child.gone.result())}")
         except TimeoutError:
-            raise StartError(f"{', '.join(name for name, child in self._prepared.items() if not child.imported.is_set())}"
-                             f" not loaded after {START_WAIT:g} s") from None
+            late = [name for name, child in self._prepared.items() if not child.imported.is_set()]
+            raise StartError(f"{', '.join(late)}: not loaded after {START_WAIT:g} s") from None
 
     def take_over(self, name: str, snapshot: dict[str, Any]) -> None:
         """A predecessor's process has ended, leaving this: start ours, if there shall be one."""
@@ -148,10 +149,8 @@ class Hosts:
         async def leave(name: str) -> None:
             hosted = self._hosted[name]
             ran = hosted.running
-            hosted.post.release()
-            hosted.post.send(HandOver())
             self._fail_requests(name, f"{name} hands over to another version")
-            await hosted.post.ended(STOP_WAIT)
+            await self._stop(hosted, HandOver())
             del self._hosted[name]
             self._left[name] = hosted.snapshot
             if ran:
@@ -173,10 +172,11 @@ class Hosts:
         await asyncio.gather(*(self._stop(hosted) for hosted in self._hosted.values()))
         await asyncio.gather(*(self._stop(hosted) for hosted in last))
 
-    async def _stop(self, hosted: Hosted) -> None:
+    async def _stop(self, hosted: Hosted, message: Stop | HandOver = _STOP) -> None:
         hosted.post.release()
-        hosted.post.send(Stop())
-        await hosted.post.ended(STOP_WAIT)
+        hosted.post.send(message)
+        # One that still loads its code has begun nothing that could be ended in order.
+        await hosted.post.ended(STOP_WAIT if hosted.running else 0.0)
 
     def kill(self) -> None:
         """End them at once."""

@@ -32,13 +32,12 @@ class Store:
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._kept: dict[str, set[int]] = {name: set() for name in names}
+        self._kept: dict[str, set[int] | None] = dict.fromkeys(names)
 
     def keep(self, sockets: Mapping[str, Sequence[socket.socket]]) -> bool:
         """Hold exactly these, by name; whether there is a service manager that may."""
         for name in [*self._kept]:
-            inodes = {os.fstat(one.fileno()).st_ino for one in sockets.get(name, ())}
-            if self._kept[name] != inodes:
+            if name not in sockets or self._kept[name] != {os.fstat(one.fileno()).st_ino for one in sockets[name]}:
                 del self._kept[name]
                 _tell(f"FDSTOREREMOVE=1\nFDNAME={name}", ())
         for name, some in sockets.items():
@@ -67,7 +66,7 @@ def take(environment: MutableMapping[str, str], pid: int) -> tuple[list[socket.s
     What is no socket is closed. The variables are removed: they are not meant for our children.
     """
     count, whose, names = (environment.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"))
-    if whose != str(pid) or not count.isdecimal() or not 0 < int(count) <= MOST_DESCRIPTORS:
+    if whose != str(pid) or not (count.isascii() and count.isdecimal()) or not 0 < int(count) <= MOST_DESCRIPTORS:
         return [], []
     found = []
     for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)):

@@ -111,7 +111,7 @@ class Successor:
     async def heard_all(self) -> None:
         """Until it has read all that was sent, or has ended."""
         while self._child.alive and self._child.unsent:
-            await asyncio.sleep(0.01)           # noqa: ASYNC110  (once in the life of a supervisor)
+            await asyncio.sleep(0.01)
 
     async def end(self) -> None:
         """It will not be: it gives its sockets back and ends, with what its workers have in flight."""
