@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks import meter, ns7, servers
 from benchmarks.lab import Address, Lab, LabError, Process, free_port
 from benchmarks.load import wait_answer
+from tests.helpers.unit import Manager
 
 BUFFER = 4 << 20
 START_SECONDS = 15.0
@@ -37,11 +38,12 @@ class Plan:
     ns7_command: str = ns7.COMMAND
     prefix: tuple[str, ...] = ()
     checks: bool = False
+    manager: Manager | None = None
 
 
 @dataclass
 class Running:
-    """A started peer. `workers()` are the processes that forward."""
+    """A started peer. `workers()` are the processes that forward. ns7 alone can be upgraded."""
 
     name: str
     target: Address
@@ -49,6 +51,7 @@ class Running:
     workers: Callable[[], list[int]]
     question: tuple[str, str] = servers.PROBE
     notes: list[str] = field(default_factory=list)
+    ns7: ns7.Balancer | None = None
 
 
 def sockets_per_server(count: int) -> int:
@@ -110,8 +113,9 @@ stream {{
 
 def _start_ns7(lab: Lab, plan: Plan) -> Running:
     service = ns7.Service("bench", plan.listen, [(server, 1) for server in plan.servers])
-    balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command, prefix=plan.prefix)
-    return Running(plan.name, plan.listen, balancer.process, balancer.workers)
+    balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command, prefix=plan.prefix,
+                         manager=plan.manager)
+    return Running(plan.name, plan.listen, balancer.process, balancer.workers, ns7=balancer)
 
 
 def _start_dnsdist(lab: Lab, plan: Plan) -> Running:

@@ -10,6 +10,7 @@ from benchmarks.faults.spoof import forge_unreachables
 from benchmarks.faults.trial import Fault, Trial
 from benchmarks.report import Goal, at_least, at_most
 
+UPGRADES = 10
 SLOW = 0.4  # seconds, the round trip to a server that has become slow
 FORGED = 1000
 
@@ -39,6 +40,12 @@ def answered_after_return(trial: Trial) -> Sequence[Goal]:
         if trial.began <= sent <= trial.ended:
             last = max(last, sent + (taken if taken is not None else trial.fault.seconds) - trial.ended)
     return [at_most("all answered after the return", last, goals.AFTER_RETURN, " s", 3)]
+
+
+def all_upgraded(trial: Trial) -> Sequence[Goal]:
+    """All of them while the load went on."""
+    done = trial.upgraded if trial.ended < trial.fault.seconds else 0
+    return [at_least("upgrades under load", done, UPGRADES, digits=0)]
 
 
 def refuse_both(field: Field) -> None:
@@ -103,6 +110,20 @@ ROWS: dict[str, Fault] = {
         seconds=6.0,
         rate=2_000,
         bad=200,
+    ),
+    "upgrade": Fault(
+        f"ns7 upgrade, {UPGRADES} times, once refused",
+        lambda field: field.upgrade(UPGRADES),
+        seconds=60.0,
+        slowest=goals.UPGRADED_SLOWEST,
+        judges=[all_upgraded],
+        peers=("ns7",),
+    ),
+    "restart": Fault(
+        "restarted, sockets kept by the manager",
+        lambda field: field.restart(),
+        slowest=goals.RESTARTED_SLOWEST,
+        managed=True,
     ),
     "spoofed": Fault(
         f"{FORGED:,} forged port-unreachables",

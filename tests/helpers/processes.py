@@ -7,10 +7,9 @@ import ctypes
 import os
 import select
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-
-from tests.helpers.waiting import wait_for
 
 
 def stat(pid: int) -> tuple[str, int, int] | None:
@@ -85,11 +84,14 @@ class Followed:
             os.close(self._pidfd)
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
-        """The exit code; AssertionError when it does not end."""
-        wait_for(f"the end of process {self.pid}", lambda: self.poll() is not None, timeout)
-        assert self.returncode is not None
-        return self.returncode
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; subprocess.TimeoutExpired when it does not end."""
+        if self.returncode is None:
+            select.select([self._pidfd], [], [], timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return code
 
     def terminate(self) -> None:
         os.kill(self.pid, signal.SIGTERM)

@@ -13,7 +13,9 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tests.helpers import processes
@@ -27,39 +29,48 @@ HIGH = 500                  # where descriptors wait for their places
 LAUNCH = 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
 
 
-class Unit(Balancer):
-    """A `Balancer` under that stand-in. `store` are (name, descriptor) kept from before, which it owns."""
+class Manager:
+    """The service manager. `store` are (name, descriptor) kept from before, which it owns."""
 
-    def __init__(self, *args: Any, store: Sequence[tuple[str, int]] = (), **kwargs: Any) -> None:
+    def __init__(self, store: Sequence[tuple[str, int]] = ()) -> None:
         self.store = list(store)
         self.said: list[str] = []
         self.unheard: list[str] = []        # of processes that are not the main one
+        self.main = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind("")               # an abstract name
-        self._main = 0
-        self._argv: Sequence[str] = ()
-        self._environment: dict[str, str] = {}
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-        super().__init__(*args, **kwargs)
+        self._start: Callable[[], Followed]
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def _launch(self, argv: Sequence[str], env: dict[str, str]) -> Process:
-        self._argv, self._environment = argv, env
+    def start(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Followed:
+        """Start the unit, its output to the end of `log`."""
+        self._start = partial(self.start, argv, env, log)
         notify = "@" + self._socket.getsockname()[1:].decode()
         names = ":".join(name for name, _ in self.store)
-        environment = {**os.environ, **env, "NOTIFY_SOCKET": notify, "LISTEN_FDS": str(len(self.store)),
-                       "LISTEN_FDNAMES": names}
+        environment = {**env, "NOTIFY_SOCKET": notify, "LISTEN_FDS": str(len(self.store)), "LISTEN_FDNAMES": names}
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH) for _, descriptor in self.store]
-        log = os.open(self.log, os.O_WRONLY | os.O_APPEND)
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, log, 1),
-                   (os.POSIX_SPAWN_DUP2, log, 2)]
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, output, 1),
+                   (os.POSIX_SPAWN_DUP2, output, 2)]
         actions += [(os.POSIX_SPAWN_DUP2, one, FIRST + number) for number, one in enumerate(high)]
-        self._main = os.posix_spawn("/bin/sh", ["sh", "-c", LAUNCH, "sh", *argv], environment, file_actions=actions,
-                                    setsid=True)
-        for descriptor in (log, *high):
+        self.main = os.posix_spawn("/bin/sh", ["sh", "-c", LAUNCH, "sh", *argv], environment, file_actions=actions,
+                                   setsid=True)
+        for descriptor in (output, *high):
             os.close(descriptor)
-        return Followed(self._main)
+        return Followed(self.main)
+
+    def restart(self, number: signal.Signals = signal.SIGTERM) -> Followed:
+        """`systemctl restart`; or the main process dies of this signal, and is started again."""
+        members = processes.tree(self.main)
+        before = Followed(self.main)
+        os.kill(self.main, number)
+        before.wait(STOPPING)
+        processes.kill(members)
+        ready = self.said.count("READY=1")
+        now = self._start()
+        wait_for("READY=1", lambda: self.said.count("READY=1") > ready, STARTING, every=0.005)
+        return now
 
     def _listen(self) -> None:
         space = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 253)
@@ -68,7 +79,8 @@ class Unit(Balancer):
                 data, control, *_ = self._socket.recvmsg(65536, space, socket.MSG_CMSG_CLOEXEC)
             except OSError:
                 return
-            sender, descriptors = 0, []
+            sender = 0
+            descriptors: list[int] = []
             for _, kind, payload in control:
                 if kind == socket.SCM_RIGHTS:
                     descriptors += struct.unpack(f"{len(payload) // 4}i", payload[:len(payload) // 4 * 4])
@@ -77,7 +89,7 @@ class Unit(Balancer):
             self._heard(data.decode().splitlines(), descriptors, sender)
 
     def _heard(self, lines: list[str], descriptors: list[int], sender: int) -> None:
-        if sender != self._main:
+        if sender != self.main:
             self.unheard += lines
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -94,33 +106,35 @@ class Unit(Balancer):
             else:
                 os.close(descriptor)
         if "MAINPID" in facts:
-            self._main = int(facts["MAINPID"])
+            self.main = int(facts["MAINPID"])
         self.said += lines
 
-    @property
-    def main(self) -> int:
-        """The main process, as far as the service manager knows."""
-        return self._main
-
     def stored(self) -> list[str]:
+        """The names in the store."""
         return sorted(name for name, _ in self.store)
 
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for _, descriptor in self.store:
+            os.close(descriptor)
+
+
+class Unit(Balancer):
+    """A `Balancer` under that manager."""
+
+    def __init__(self, *args: Any, store: Sequence[tuple[str, int]] = (), **kwargs: Any) -> None:
+        self.manager = Manager(store)
+        super().__init__(*args, **kwargs)
+
+    def _launch(self, argv: Sequence[str], env: dict[str, str]) -> Process:
+        return self.manager.start(argv, {**os.environ, **env}, self.log)
+
     def restart(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """`systemctl restart`; or the main process dies of this signal, and is started again."""
-        members = processes.tree(self._main)
-        os.kill(self._main, number)
-        wait_for("the end of the main process", lambda: not processes.alive(self._main), STOPPING, every=0.005)
-        processes.kill(members)
-        self.process.wait(STOPPING)
-        ready = self.said.count("READY=1")
-        self.process = self._launch(self._argv, self._environment)
-        wait_for("READY=1", lambda: self.said.count("READY=1") > ready, STARTING, every=0.005)
+        self.process = self.manager.restart(number)
 
     def __exit__(self, *exc: Any) -> None:
         try:
             super().__exit__(*exc)
         finally:
-            self._socket.shutdown(socket.SHUT_RDWR)
-            self._socket.close()
-            for _, descriptor in self.store:
-                os.close(descriptor)
+            self.manager.close()

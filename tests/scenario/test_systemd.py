@@ -55,11 +55,11 @@ def names(address: str, workers: int) -> list[str]:
 def test_restart_loses_nothing(start: StartUnit, nameserver: StartServer, tcpserver: StartTcpServer) -> None:
     """The queue of UDP and the backlog of TCP wait in the store."""
     unit = start([both(nameserver, tcpserver).address], workers=2)
-    wait_for("stored", lambda: unit.stored() == names(unit.address, 2))
+    wait_for("stored", lambda: unit.manager.stored() == names(unit.address, 2))
     seen = load(unit.address, 300, 4, [(0.5, unit.restart)], patience=10)
     assert seen.lost == []
-    assert unit.stored() == names(unit.address, 2)
-    assert unit.status()["pid"] == unit.main
+    assert unit.manager.stored() == names(unit.address, 2)
+    assert unit.status()["pid"] == unit.manager.main
     assert unit.wait_idle()["queries"] > 0
 
 
@@ -68,8 +68,8 @@ def test_connection_waits_while_nobody_accepts(
 ) -> None:
     """The supervisor is killed, its workers stood still before."""
     unit = start([both(nameserver, tcpserver).address])
-    wait_for("stored", lambda: unit.stored() == names(unit.address, 1))
-    for pid in (unit.main, *unit_workers(unit)):
+    wait_for("stored", lambda: unit.manager.stored() == names(unit.address, 1))
+    for pid in (unit.manager.main, *unit_workers(unit)):
         os.kill(pid, signal.SIGSTOP)
     with TcpClient(unit.address) as tcp, Client(unit.address) as udp:
         tcp.say(wire.query(ident=9))
@@ -79,7 +79,7 @@ def test_connection_waits_while_nobody_accepts(
 
 
 def unit_workers(unit: Unit) -> list[int]:
-    return [pid for pid in processes.children_of(unit.main) if processes.role(pid) == "worker"]
+    return [pid for pid in processes.children_of(unit.manager.main) if processes.role(pid) == "worker"]
 
 
 @pytest.mark.long
@@ -87,30 +87,30 @@ def test_store_follows_the_configuration(start: StartUnit, nameserver: StartServ
     """Reloads and upgrades: exactly what the present workers listen on is kept."""
     first, second = free_address(), free_address("::1")
     unit = start([nameserver().address], listen=[first])
-    wait_for("stored", lambda: unit.stored() == names(first, 1))
+    wait_for("stored", lambda: unit.manager.stored() == names(first, 1))
     unit.reload(listen=[first, second], workers=2)
     both_of_them = sorted(names(first, 2) + names(second, 2))
-    wait_for("more", lambda: unit.stored() == both_of_them)
+    wait_for("more", lambda: unit.manager.stored() == both_of_them)
     unit.upgrade()
-    assert unit.main == unit.pid
+    assert unit.manager.main == unit.pid
     ask(second)
     unit.rewrite(listen=[second], workers=1)
     unit.upgrade()
-    wait_for("less", lambda: unit.stored() == names(second, 1))
+    wait_for("less", lambda: unit.manager.stored() == names(second, 1))
     unit.wait_handed_over()
     unit.restart()
     ask(second)
-    assert not {"READY=1", "STOPPING=1", "MAINPID", "FDSTORE=1"} & set(unit.unheard)
+    assert not {"READY=1", "STOPPING=1", "MAINPID", "FDSTORE=1"} & set(unit.manager.unheard)
 
 
 def test_changed_file_at_a_restart(start: StartUnit, nameserver: StartServer) -> None:
     """What does not match any more is closed, and leaves the store."""
     first, second = free_address(), free_address()
     unit = start([nameserver().address], listen=[first], workers=2)
-    wait_for("stored", lambda: unit.stored() == names(first, 2))
+    wait_for("stored", lambda: unit.manager.stored() == names(first, 2))
     unit.rewrite(listen=[second], workers=1)
     unit.restart()
-    wait_for("the new one", lambda: unit.stored() == names(second, 1))
+    wait_for("the new one", lambda: unit.manager.stored() == names(second, 1))
     ask(second)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(split(first))
@@ -133,9 +133,9 @@ def test_odd_descriptors_are_closed(start: StartUnit, nameserver: StartServer) -
     inodes = {os.fstat(descriptor).st_ino for descriptor in odd}
     unit = start([nameserver().address], listen=[listen], store=list(zip(strange, odd, strict=True)))
     ask(listen)
-    held = {one.stat().st_ino for one in Path(f"/proc/{unit.main}/fd").iterdir()}
+    held = {one.stat().st_ino for one in Path(f"/proc/{unit.manager.main}/fd").iterdir()}
     assert not inodes & held
-    wait_for("ours only", lambda: set(names(listen, 1)) <= set(unit.stored()))
+    wait_for("ours only", lambda: set(names(listen, 1)) <= set(unit.manager.stored()))
 
 
 def test_unit_file(tmp_path: Path) -> None:

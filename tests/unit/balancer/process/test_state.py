@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.balancer.config.files import load_text
 from balancer.process.state import Inheritance, State
 from balancer.table.table import allocate, config_size
 from balancer.table.view import difference
 from tests.helpers.table import Table
+from tests.unit.balancer.config.files import load_text
 
 VERSION_AT = 8                          # bytes of ConfigHeader before its version
 GAUGES = {"inflight", "open", "idle", "worker_lost"}     # the last counts what the others had at an end
@@ -22,7 +22,8 @@ OLD = {"a": ["s1", "s2", "s3"], "b": ["s1"]}
 def config(**services: list[int]) -> Any:
     """Services by name, each with the servers s1, s2 … of these numbers."""
     parts = [f'[[service]]\nname = "{name}"\nlisten = ["127.0.0.1:5300"]\n'.replace("5300", str(5300 + place))
-             + "".join(f'[[service.server]]\nname = "s{number}"\naddress = "192.0.2.1:{number}"\n' for number in numbers)
+             + "".join(f'[[service.server]]\nname = "s{number}"\naddress = "192.0.2.1:{number}"\n'
+                       for number in numbers)
              for place, (name, numbers) in enumerate(services.items())]
     return load_text("".join(parts))
 
