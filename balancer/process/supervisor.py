@@ -52,18 +52,17 @@ def log(line: str) -> None:
 
 class Supervisor:
     """One `ns7 run`. With an `inheritance` it goes on where another one has been; while that one still runs, it is the
-    `predecessor`, and has told its `estate`. stored: names under which the service manager holds sockets.
+    `predecessor`, and has told its `estate`. stored: what the service manager holds, by name.
     """
 
     def __init__(self, config: Config, path: str, node: str | None, inheritance: Inheritance = NOTHING,
-                 stored: Iterable[str] = (), predecessor: Predecessor | None = None,
+                 stored: Iterable[tuple[str, socket.socket]] = (), predecessor: Predecessor | None = None,
                  estate: Estate | None = None) -> None:
         self._path, self._node = path, node
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self._make_state_dir(config.process.state_dir)
-        self._store = Store([*stored, *(_store_name(*what) for one in inheritance.listeners
-                                        if (what := listens_on(one)) is not None)])
+        self._store = Store(stored)
         self._state = State(config, _workers(config), inheritance)
         self._kept = [number for number, one in enumerate(inheritance.listeners) if one.fileno() >= 0]
         self._events = Events(self._on_event)
@@ -400,8 +399,8 @@ def _store_name(proto: str, address: tuple[str, int]) -> str:
 def run(config: Config, path: str, node: str | None) -> None:
     """Be the supervisor of this configuration. Raises StartError when it cannot be served."""
     async def main() -> None:
-        listeners, names = take(os.environ, os.getpid())
-        await Supervisor(config, path, node, Inheritance(listeners), names).run()
+        stored = take(os.environ, os.getpid())
+        await Supervisor(config, path, node, Inheritance([one for _, one in stored]), stored).run()
 
     uvloop.run(main())
 
@@ -418,7 +417,9 @@ def succeed(path: str, node: str | None, channel: int) -> None:
             if config.admin.socket != estate.control:
                 raise StartError(f"admin.socket is {estate.control} and becomes {config.admin.socket}: "
                                  "this change needs a restart")
-            await Supervisor(config, path, node, inheritance, (), predecessor, estate).run()
+            stored = [(_store_name(*what), one) for one in inheritance.listeners
+                      if (what := listens_on(one)) is not None]
+            await Supervisor(config, path, node, inheritance, stored, predecessor, estate).run()
         except Ns7Error as error:
             predecessor.refuse(str(error))
             raise

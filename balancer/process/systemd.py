@@ -28,11 +28,13 @@ def notify(*facts: str) -> None:
 class Store:
     """The service manager's descriptor store: what is kept there comes back at the next start (`take`).
 
-    `names`: under which it may hold something already. Only changes are told.
+    stored: what it may hold already, by name. Only changes are told.
     """
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._kept: dict[str, set[int] | None] = dict.fromkeys(names)
+    def __init__(self, stored: Iterable[tuple[str, socket.socket]] = ()) -> None:
+        self._kept: dict[str, set[int]] = {}        # inodes by name
+        for name, one in stored:
+            self._kept.setdefault(name, set()).add(os.fstat(one.fileno()).st_ino)
 
     def keep(self, sockets: Mapping[str, Sequence[socket.socket]]) -> bool:
         """Hold exactly these, by name; whether there is a service manager that may."""
@@ -60,23 +62,25 @@ def _tell(text: str, descriptors: Sequence[int]) -> None:
         socket.send_fds(one, [text.encode()], descriptors)
 
 
-def take(environment: MutableMapping[str, str], pid: int) -> tuple[list[socket.socket], list[str]]:
-    """The sockets that the service manager hands to process `pid`, and under which names; sd_listen_fds(3).
+def take(environment: MutableMapping[str, str], pid: int) -> list[tuple[str, socket.socket]]:
+    """The sockets that the service manager hands to process `pid`, each with its name ("" for one that is none).
 
-    What is no socket is closed. The variables are removed: they are not meant for our children.
+    sd_listen_fds(3). What is no socket is closed. The variables are removed: they are not meant for our children.
     """
-    count, whose, names = (environment.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"))
+    count, whose, told = (environment.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"))
     if whose != str(pid) or not (count.isascii() and count.isdecimal()) or not 0 < int(count) <= MOST_DESCRIPTORS:
-        return [], []
+        return []
+    names = told.split(":")
     found = []
-    for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)):
+    for place in range(int(count)):
+        name = names[place] if place < len(names) and names[place].isprintable() else ""
         try:
-            os.set_inheritable(descriptor, False)
-            found.append(socket.socket(fileno=descriptor))
+            os.set_inheritable(FIRST_DESCRIPTOR + place, False)
+            found.append((name, socket.socket(fileno=FIRST_DESCRIPTOR + place)))
         except OSError:
             with contextlib.suppress(OSError):
-                os.close(descriptor)
-    return found, [name for name in names.split(":")[:MOST_DESCRIPTORS] if name and name.isprintable()]
+                os.close(FIRST_DESCRIPTOR + place)
+    return found
 
 
 def watchdog_interval() -> float | None:

@@ -35,7 +35,7 @@ class Field:
         self._processes: dict[str, Process] = {}
         self.balancer: Running              # of the present trial
         self.manager: Manager | None = None  # what ns7 runs under, where it matters
-        self.upgraded = 0
+        self.upgraded: list[float] = []     # when, CLOCK_MONOTONIC
 
     def restore(self) -> None:
         """Everything whole again, both servers answering."""
@@ -92,7 +92,7 @@ class Field:
         """`ns7 upgrade` so often, with one between that finds its file wrong and must change nothing."""
         balancer = self.balancer.ns7
         assert balancer is not None
-        self.upgraded = 0
+        self.upgraded = []
         good = balancer.config.read_text()
         for turn in range(times):
             if turn == times // 2:
@@ -102,7 +102,7 @@ class Field:
                     raise AssertionError("an upgrade to a file that is wrong was not refused")
                 balancer.config.write_text(good)
             balancer.upgrade()
-            self.upgraded += 1
+            self.upgraded.append(time.monotonic())
 
     def restart(self) -> None:
         """As a service manager does it."""

@@ -44,8 +44,8 @@ def answered_after_return(trial: Trial) -> Sequence[Goal]:
 
 def all_upgraded(trial: Trial) -> Sequence[Goal]:
     """All of them while the load went on."""
-    done = trial.upgraded if trial.ended < trial.fault.seconds else 0
-    return [at_least("upgrades under load", done, UPGRADES, digits=0)]
+    end = trial.result.start + trial.fault.seconds
+    return [at_least("upgrades under load", sum(at < end for at in trial.upgraded), UPGRADES, digits=0)]
 
 
 def refuse_both(field: Field) -> None:

@@ -58,7 +58,7 @@ class Trial:
     began: float
     ended: float
     line_late: float
-    upgraded: int
+    upgraded: Sequence[float]  # CLOCK_MONOTONIC
     remarks: str = ""
 
     def shares(self, since: float, until: float) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -39,14 +40,16 @@ class Manager:
         self.main = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.bind("")               # an abstract name
+        # A name in the file system, as systemd's: abstract ones end at a network namespace.
+        self._folder = tempfile.TemporaryDirectory()
+        self._socket.bind(f"{self._folder.name}/notify")
         self._start: Callable[[], Followed]
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Followed:
         """Start the unit, its output to the end of `log`."""
         self._start = partial(self.start, argv, env, log)
-        notify = "@" + self._socket.getsockname()[1:].decode()
+        notify = self._socket.getsockname()
         names = ":".join(name for name, _ in self.store)
         environment = {**env, "NOTIFY_SOCKET": notify, "LISTEN_FDS": str(len(self.store)), "LISTEN_FDNAMES": names}
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH) for _, descriptor in self.store]
@@ -116,6 +119,7 @@ class Manager:
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        self._folder.cleanup()
         for _, descriptor in self.store:
             os.close(descriptor)
 
