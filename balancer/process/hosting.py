@@ -271,7 +271,8 @@ async def serve(kind: Kind, channel: int) -> int:
             state=start.state)
         running = asyncio.ensure_future(main(host))
         await asyncio.sleep(0)                              # its handlers are in place when others may ask
-        line.tell_started()
+        if not running.done():
+            line.tell_started()
         await running
     except StartError as error:
         print(f"ns7 {name}: {error}", file=sys.stderr, flush=True)

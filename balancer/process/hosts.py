@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from balancer.process.state import State
 
 START_WAIT = 30.0           # seconds for the processes of an upgrade to load their code
+SETTLED = 0.2               # seconds in which a process that cannot run has ended
 STOP_WAIT = 3.0             # seconds for a process to end in order
 WAITING = 256               # requests under way at most
 EVENT_BURST, EVENT_RATE = 200, 20.0     # of one process: that many at once, then per second; more are dropped
@@ -128,18 +129,19 @@ class Hosts:
             self._start(name)
 
     async def until_running(self, names: Collection[str], seconds: float) -> None:
-        """Until all of these that there are run; StartError when one of them ends, or it takes too long."""
+        """Until all of these that there are run, and have for a moment; StartError when one ends, or takes too long."""
+        chosen = {name: self._hosted[name] for name in names if name in self._hosted}
         waiting: list[str] = []
         try:
             async with asyncio.timeout(seconds):
-                while waiting := [name for name in names if name in self._hosted and not self._hosted[name].running]:
-                    for name in waiting:
-                        if self._hosted[name].post.restarts or not self._hosted[name].post.pid:
-                            raise StartError(f"{name} does not run")
+                while waiting := [name for name, hosted in chosen.items() if not hosted.running]:
+                    _none_has_ended(chosen)
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             raise StartError(f"{', '.join(waiting)}: not running after {seconds:g} s") from None
+        await asyncio.sleep(SETTLED)
+        _none_has_ended(chosen)
 
     async def hand_over(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
         """End them all for those of a successor. `tell(name, snapshot)` as soon as one that ran has ended.
@@ -317,6 +319,11 @@ class Hosts:
         """Every process by name: pid, restarts, whether it runs, and what it published."""
         return {name: {"pid": hosted.post.pid, "running": hosted.running, "restarts": hosted.post.restarts,
                        "published": hosted.snapshot} for name, hosted in sorted(self._hosted.items())}
+
+
+def _none_has_ended(chosen: Mapping[str, Hosted]) -> None:
+    if ended := [name for name, hosted in chosen.items() if hosted.post.restarts or not hosted.post.pid]:
+        raise StartError(f"{', '.join(ended)}: does not run")
 
 
 def _wanted(config: Config) -> list[str]:

@@ -26,7 +26,18 @@ from balancer.errors import ConfigError, ControlError, Ns7Error, StartError
 from balancer.process.control import Control
 from balancer.process.events import Events
 from balancer.process.hosts import Hosts
-from balancer.process.messages import HAND_OVER, Counters, Ended, Estate, Notice, Prepared, Snapshot, Started, Succeed
+from balancer.process.messages import (
+    HAND_OVER,
+    Counters,
+    Ended,
+    Estate,
+    Notice,
+    Prepared,
+    Snapshot,
+    Started,
+    Stop,
+    Succeed,
+)
 from balancer.process.sockets import listens_on
 from balancer.process.state import NOTHING, Inheritance, State, cores
 from balancer.process.systemd import Store, notify, take, watchdog_interval
@@ -40,6 +51,7 @@ LOOK = 0.5                  # seconds between looks at servers without sockets a
 TELL = 1.0                  # seconds between two tellings of the supervisor's facts to admin
 REQUEST_TIMEOUT = 10.0      # seconds for a component's verb, unless the request says otherwise
 STORED_PATIENCE = 1.0       # seconds for what is in flight, while others wait in the stored sockets for our restart
+PREDECESSOR_WAIT = 20.0     # seconds for a predecessor to end when we do
 STILL = 1.0                 # seconds without a sign of life after which a predecessor's worker has ended
 UNWATCHED = 5.0             # seconds that workers may be missing before the watchdog is not fed any more
 
@@ -173,8 +185,14 @@ class Supervisor:
             self._passing.cancel()
         if self._successor is not None and self._leads:
             await self._successor.end()         # it has not succeeded us yet, and shall not
+        before = self._predecessor if self._leads else None
+        if before is not None:
+            before.send(Stop())
         await self._hosts.stop()                # a virtual address is left while the workers still answer there
         await self._workers.stop(STORED_PATIENCE if self._stored and self._leads else math.inf)
+        if before is not None:                  # who ends us would end it as soon as we are gone
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(before.gone.wait(), PREDECESSOR_WAIT)
         await self._control.settle()
         self._control.close()
         log("stopped")
@@ -291,6 +309,7 @@ class Supervisor:
             notify(f"MAINPID={successor.pid}")
             self._leads = False
             self._control.hand_over()
+            successor.on_stop(self._on_stop_signal)
             successor.send(Succeed())
             log(f"upgrade: version {prepared.version} (pid {successor.pid}) has taken over")
             self._passing = self._loop.create_task(self._leave(successor, prepared.attached, self._passing))

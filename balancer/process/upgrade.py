@@ -7,6 +7,7 @@
                        ◀──────────────── Started
     MAINPID= to systemd, Succeed ─────────────────▶ READY=1; the control socket is its own
     its workers read no more and finish; EOF ─────▶ counters of the old workers become past
+                       ◀─── Stop, if need be        it shall end as well: finish soon
 
 Until Succeed the old one can go on as if nothing had been: whatever fails before (Refused, an end, too long a wait)
 leaves it as it was. If the old one dies when all is prepared, the new one goes on alone. Listening sockets are shared
@@ -40,6 +41,7 @@ from balancer.process.messages import (
     Notice,
     Refused,
     Snapshot,
+    Stop,
     Succeed,
 )
 from balancer.process.state import Inheritance
@@ -107,6 +109,10 @@ class Successor:
         if not isinstance(message, kind):
             raise ControlError(f"the new supervisor said {type(message).__name__} instead of {kind.__name__}")
         return message
+
+    def on_stop(self, handler: Callable[[], None]) -> None:
+        """It has succeeded us. `handler()` is called when it ends and waits for us to."""
+        self._child.on_message = lambda message: handler() if isinstance(message, Stop) else None
 
     async def heard_all(self) -> None:
         """Until it has read all that was sent, or has ended."""

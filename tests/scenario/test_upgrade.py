@@ -190,7 +190,7 @@ REFUSALS = {
     "code of a process": ("balancer/admin/runner.py", r"^async def main", "1 / 0\nasync def main",
                           "admin does not start"),
     "start of a process": ("balancer/alert/runner.py", r"(async def main\(.*\n)", r"\1    1 / 0\n",
-                           "alert does not run"),
+                           "alert: does not run"),
     "protocol": ("balancer/process/messages.py", r"^HAND_OVER = \d+", "HAND_OVER = 99", "restart it instead"),
 }
 
@@ -204,6 +204,7 @@ def test_version_that_fails_changes_nothing(
     """Under load; the reason is told, and everything goes on as it was."""
     file, pattern, replacement, reason = REFUSALS[where]
     balancer = start([nameserver().address], command=_launched(versions), traceback=True)
+    wait_for("all run", lambda: all(one["running"] for one in balancer.status()["processes"].values()))
     before = {name: one["pid"] for name, one in balancer.status()["processes"].items()}
     workers = balancer.workers()
     versions.install(versions.copy("6.6.6", (file, f"(?m){pattern}", replacement)))
@@ -387,15 +388,17 @@ def test_components_hand_over(start: StartBalancer, nameserver: StartServer) -> 
 def test_stop_while_the_old_one_still_ends(
     start: StartBalancer, nameserver: StartServer, client: OpenClient
 ) -> None:
-    """Everything ends, the old one's queries are answered before."""
+    """The new one ends last: the old one's queries are answered before."""
     server = nameserver(silent)
-    balancer = start([server.address], udp_timeout="3s", service={"retry": "off"})
+    balancer = start([server.address], udp_timeout="20s", service={"retry": "off"})
     one = client(balancer.address)
     one.send(wire.query(ident=6))
     asked = server.wait(1)
     old = balancer.process
     balancer.upgrade()
     balancer.terminate()
+    wait_for("the old one has heard", lambda: balancer.output().count("ns7 stopping") == 2)
+    assert processes.alive(balancer.pid)
     server.answer_all(asked)
     assert wire.ident(one.receive()) == 6
     balancer.wait_ended()
