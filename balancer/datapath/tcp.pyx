@@ -1,9 +1,9 @@
 """DNS over TCP in one worker: one epoll set over listeners, clients and links, handled in batches.
 
-Like UDP's set, only the epoll descriptor is given to uvloop: one Python call per wake. A wake reads little more than
-WAKE_BYTES, 16 KiB per connection, so that twenty transfers leave UDP its turns. Every event that was taken is
-handled: epoll reports first the connections it has not reported yet, so each one has its turn; left-overs would
-starve. All of DNS stands in relay.pyx, all of bytes in stream.pyx.
+The set lies in the poller's, which calls `handle` once a round after all of UDP. It reads 16 KiB of each of TCP_EVENTS
+connections at most, so that twenty transfers leave UDP its turns. Every event that was taken is handled: epoll
+reports first the connections it has not reported yet, so each one has its turn; left-overs would starve. All of DNS
+stands in relay.pyx, all of bytes in stream.pyx.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -15,14 +15,10 @@ from balancer.datapath.relay cimport Client, Relay
 from balancer.datapath.pool cimport Link, Pool
 from balancer.datapath.stream cimport CLIENT, LISTENER, Stream, Streams
 from balancer.datapath.syscalls cimport EPOLLIN, epoll_wait, monotonic_ns
+from balancer.datapath.tcp_syscalls cimport SHUT_RD, c_shutdown
 from balancer.schedule.base cimport NO_SERVER
 from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load
 from balancer.table.table cimport Row
-
-cdef enum:
-    WAKE_BYTES = 131072
-    ROUNDS = 4                          # epoll_waits per wake
-    LONE_ROUND = 4                      # fewer events: the next look would find nothing
 
 
 cdef class _Listener:
@@ -51,7 +47,7 @@ cdef class Tcp:
             self.active.append(relay)
 
     def fileno(self):
-        """The descriptor that is readable when there is something to do."""
+        """The descriptor that is readable when `handle` has something to do."""
         return self.streams.epoll
 
     def open_listener(self, int service, int descriptor):
@@ -96,25 +92,16 @@ cdef class Tcp:
         for relay in self.active:
             (<Relay>relay).adopt()
 
-    def on_readable(self):
-        """Handle what has arrived. Called by the event loop."""
-        self.wake()
-
-    cdef int wake(self) except -1:
-        cdef int _round, count
-        self.streams.received = 0
-        for _round in range(ROUNDS):
-            count = epoll_wait(self.streams.epoll, self.events, EVENTS, 0)
-            if count <= 0:
-                break
+    cdef int handle(self) except -1:
+        """Handle what has arrived, a bounded piece of it; the number of events, TCP_EVENTS when there may be more."""
+        cdef int count = epoll_wait(self.streams.epoll, self.events, TCP_EVENTS, 0)
+        if count > 0:
             self.streams.now = monotonic_ns()
-            self._handle(count)
+            self._serve(count)
             self._settle()
-            if self.streams.received >= WAKE_BYTES or count < LONE_ROUND:
-                break
-        return 0
+        return count if count > 0 else 0
 
-    cdef int _handle(self, int count) except -1:
+    cdef int _serve(self, int count) except -1:
         cdef int index
         cdef uint64_t data
         cdef uint32_t events
@@ -172,19 +159,24 @@ cdef class Tcp:
             relay.sweep()
         self._settle()
 
-    def stop(self, double grace):
+    def stop(self, double grace, alone=()):
         """Accept what the kernel has queued, then no more; finish what is pending.
 
-        Connections in use go on for `grace` seconds at most. Called again, the shorter grace holds.
+        Connections in use go on for `grace` seconds at most. Called again, the shorter grace holds. alone: which
+        listeners, by their order, are used by us only: they leave their SO_REUSEPORT group now, or connections that
+        nobody accepts would go on to come there. With net.ipv4.tcp_migrate_req=1 one that came just now goes to
+        another listener of the group.
         """
         cdef Relay relay
         cdef _Listener listener
         self.streams.now = monotonic_ns()
-        for listener in self.listeners:
+        for number, listener in enumerate(self.listeners):
             relay = <Relay>self.relays[listener.stream.service]
             before = -1
             while before != load(&relay.row.connections) and relay.accept(listener.descriptor):
                 before = load(&relay.row.connections)
+            if number in alone:
+                c_shutdown(listener.descriptor, SHUT_RD)
             self.streams.shut(listener.stream)
         self.listeners = []
         for relay in self.active:

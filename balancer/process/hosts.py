@@ -328,7 +328,8 @@ def _none_has_ended(chosen: Mapping[str, Hosted]) -> None:
 
 def _wanted(config: Config) -> list[str]:
     """The kinds of processes that a host with this configuration runs."""
-    return [*(name for name in CORE if name != "worker"),
+    return [*(name for name, kind in CORE.items() if name != "worker" and (
+                not kind.needs or getattr(getattr(config, kind.section), kind.needs))),
             *(name for name, record in sorted(components().items())
               if name in config.roles and record.wanted(getattr(config, name)))]
 

@@ -192,9 +192,13 @@ class Reply(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Take nothing new, finish what is in flight, end. grace: seconds that TCP connections in use may go on."""
+    """Take nothing new, finish what is in flight, end. grace: seconds that TCP connections in use may go on.
+
+    alone: which TCP listeners, by their order, nobody else listens on: they shall listen no more.
+    """
 
     grace: float = 0.0
+    alone: list[int] = []
 
 
 # between the supervisors of two versions (upgrade.py). They are of different age, so what stands here stays as it is;

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from balancer.config import Config, Endpoint
     from balancer.config.model import Server, Service
 
-DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "retry_budget", "suspend", "min_alive",
-             "when_all_down")
+DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "retry_budget", "retry_rcodes",
+             "suspend", "min_alive", "when_all_down")
 TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
             "tcp_connections_max", "tcp_per_client")
 PROTOCOLS = ("udp", "tcp")
@@ -368,7 +368,8 @@ class State:
         self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9),
                                round(service.slow_start * 1e9))
         self.table.set_retry(number, service.retry == "on", round(service.retry_after * 1e9), service.retry_budget,
-                             service.suspend == "on", service.min_alive, _when_all_down(service))
+                             _retry_rcodes(service), service.suspend == "on", service.min_alive,
+                             _when_all_down(service))
 
     def _apply_services(self, config: Config, before: Mapping[str, Service]) -> list[str]:
         """Write the services into the table; `before`: what is known of those that stand there."""
@@ -452,15 +453,26 @@ class State:
                 self.past.clear_server(number, entry.slot)
                 self.table.free_server(number, entry.slot)
 
+    def _used_elsewhere(self, crew: Crew) -> set[socket.socket]:
+        return self.lent | (_listeners(self.crew) if crew is not self.crew else set())
+
     def silence(self, crew: Crew) -> None:
-        """Let nothing new arrive where only this crew listens; what waits in its sockets stays readable."""
-        mine = _listeners(crew)
-        used = self.lent | (_listeners(self.crew) if crew is not self.crew else set())
+        """Let no query arrive where only this crew listens; what waits in its sockets stays readable.
+
+        Of TCP each worker does it itself, when it has accepted what waits (`alone`).
+        """
+        mine = _listeners(crew) - self._used_elsewhere(crew)
         for place, listener in list(self.listeners.items()):
-            if listener in mine - used:
+            if listener in mine:
                 self.listeners.pop(place)
-                if place.proto == "udp":        # of TCP its worker takes what waits there, and no more
+                if place.proto == "udp":
                     sockets.silence(listener)
+
+    def alone(self, crew: Crew, worker: WorkerState) -> list[int]:
+        """The numbers of a worker's TCP listeners on which nobody but its crew listens."""
+        used = self._used_elsewhere(crew)
+        mine = [listener for _, proto, listener in worker.listeners if proto == "tcp"]
+        return [number for number, listener in enumerate(mine) if listener not in used]
 
     def bury(self, crew: Crew) -> None:
         """All processes of a retiring crew are gone: its counters become past, its memory and sockets are given up."""
@@ -531,6 +543,13 @@ def _when_all_down(service: Service) -> int:
     from balancer.config.model import WHEN_ALL_DOWN
 
     return WHEN_ALL_DOWN.index(service.when_all_down)
+
+
+def _retry_rcodes(service: Service) -> int:
+    """The rcodes as a set of bits, as the table wants them."""
+    from balancer.config.model import RETRY_RCODES
+
+    return sum(1 << RETRY_RCODES[name] for name in set(service.retry_rcodes))
 
 
 def _text(address: object) -> str | None:

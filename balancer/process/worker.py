@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 
 import uvloop
 
@@ -77,14 +78,13 @@ class Worker:
             case Go():
                 adopted = self._running.adopt()
                 self._loop.add_reader(self._running.fileno(), self._running.on_readable)
-                self._loop.add_reader(self._running.tcp.fileno(), self._running.on_tcp_readable)
                 self._sweep()
                 self._channel.send(Listening(adopted))
             case Changed():
                 self._running.refresh()
                 self._close_removed()
-            case Stop(grace):
-                self.stop(grace)
+            case Stop(grace, alone):
+                self.stop(grace, alone)
             case _:
                 raise ProtocolError(f"a worker is never told {type(message).__name__}")
 
@@ -108,16 +108,16 @@ class Worker:
             for descriptor in self._servers.pop(pair, ()):
                 os.close(descriptor)
 
-    def stop(self, grace: float = 0.0) -> None:
+    def stop(self, grace: float = 0.0, alone: Sequence[int] = ()) -> None:
         """Take nothing new; end when nothing is in flight, at the latest after the longest timeout.
 
-        TCP connections in use may go on for `grace` seconds. Told again, the shorter grace holds.
+        TCP connections in use may go on for `grace` seconds. Told again, the shorter grace holds. alone: see `Stop`.
         """
         if self._path is None or self._timer is None:
             if not self.ended.done():
                 self.ended.set_result(None)
             return
-        self._path.tcp.stop(grace)
+        self._path.tcp.stop(grace, alone)
         if self._stopping:
             return
         self._stopping = True

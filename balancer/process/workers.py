@@ -230,7 +230,7 @@ class Workers:
         self._state.silence(team.crew)
         for member in team.members:
             member.post.release()
-            member.post.send(Stop(grace))
+            member.post.send(Stop(grace, self._state.alone(team.crew, member.state)))
         longest = grace + STOP_GRACE + max(max(service.udp_timeout, 2 * service.tcp_timeout)
                                            for service in self._state.config.services)
         await asyncio.gather(*(member.post.ended(min(longest, most)) for member in team.members))

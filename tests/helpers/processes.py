@@ -99,13 +99,20 @@ class Followed:
 
 @contextlib.contextmanager
 def adopting() -> Iterator[None]:
-    """Processes whose parent ends become children of this one, as they do of systemd: PR_SET_CHILD_SUBREAPER."""
+    """Processes whose parent ends become children of this one, as they do of systemd: PR_SET_CHILD_SUBREAPER.
+
+    Supervisors that upgrades have left over, in a test that failed, are ended at the end.
+    """
     libc = ctypes.CDLL(None)
     libc.prctl(36, 1, 0, 0, 0)
     try:
         yield
     finally:
         libc.prctl(36, 0, 0, 0, 0)
+        for pid in children_of(os.getpid()):
+            with contextlib.suppress(OSError):
+                if b"--inherit" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    kill(tree(pid))
 
 
 def survivors(members: dict[int, int]) -> list[int]:
