@@ -39,7 +39,7 @@ def test_any_bytes(data: bytes) -> None:
     assert decode(encode(message)) == message
 
 
-@pytest.mark.parametrize("data", [b'["Nonsense"]', b'["Stop", 1, 2, 3]', b'["Listen"]', b"[]", b"{}", b"1", b"[" * 5000])
+@pytest.mark.parametrize("data", [b'["Nonsense"]', b'["Go", 1]', b'["Listen"]', b"[]", b"{}", b"1", b"[" * 5000])
 def test_unknown_or_ill_sized(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(data)
