@@ -20,6 +20,7 @@ from tests.helpers import processes, wire
 from tests.helpers.client import ask, load
 from tests.helpers.daemon import COMMAND, ROOT, Balancer
 from tests.helpers.nameserver import NameServer, delayed, silent
+from tests.helpers.ports import free_address
 from tests.helpers.tcp import TcpClient, TcpServer
 from tests.helpers.versions import Versions
 from tests.helpers.waiting import wait_for
@@ -371,7 +372,7 @@ def test_tcp_connections(start: StartBalancer, tcpserver: StartTcpServer, tcpcli
 
 def test_components_hand_over(start: StartBalancer, nameserver: StartServer) -> None:
     """Each goes on with what its predecessor has left, admin's events and open alerts too."""
-    balancer = start([nameserver().address], env=WITNESS, more="[witness]\nnumber = 42")
+    balancer = start([nameserver().address], env=WITNESS, more="[witness]\nnumber = 42", http=[free_address()])
     wait_for("all run", lambda: all(running(balancer, name) for name in ("witness", "alert", "admin")))
     call(balancer, "witness.tell")
     call(balancer, "witness.emit", after="down")
