@@ -45,7 +45,7 @@ def faults(lab: Lab, options: Options) -> Run:
                 done
                 for fault in rows
                 for name in present
-                if not fault.peers or name in fault.peers
+                if name in fault.peers
                 if (done := attempt(run, field, fault, name, latency, options))
             ]
         print(f"\n{latency:g} ms\n" + trials_table(trials), flush=True)

@@ -33,7 +33,7 @@ class Field:
         self.bad_queries = _write(lab.folder / "bad.txt", f"{DROPPED}.{servers.ZONE} A\n")
         _write(lab.folder / f"{servers.ZONE}.zone", servers.zone_text())
         self._processes: dict[str, Process] = {}
-        self.balancer: Running              # of the present trial
+        self.balancer: Running | None = None    # of the present trial
         self.manager: Manager | None = None  # what ns7 runs under, where it matters
         self.upgraded: list[float] = []     # when, CLOCK_MONOTONIC
 
@@ -78,6 +78,12 @@ class Field:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def change(self) -> None:
+        """Change the balancer's servers again and again."""
+        if self.balancer is None or self.balancer.change is None:
+            raise LabError("this balancer cannot be changed while it runs")
+        self.balancer.change()
+
     def refuse(self, name: str) -> None:
         """As if nothing listened, from this very moment; `network.allow` is the return."""
         self.network.drop(name, f"udp dport {PORT}", verdict="reject with icmpx port-unreachable")
@@ -90,8 +96,8 @@ class Field:
 
     def upgrade(self, times: int) -> None:
         """`ns7 upgrade` so often, with one between that finds its file wrong and must change nothing."""
+        assert self.balancer is not None and self.balancer.ns7 is not None
         balancer = self.balancer.ns7
-        assert balancer is not None
         self.upgraded = []
         good = balancer.config.read_text()
         for turn in range(times):
@@ -106,6 +112,7 @@ class Field:
 
     def restart(self) -> None:
         """As a service manager does it."""
+        assert self.balancer is not None
         process = self.balancer.process
         if self.manager is not None:
             process.popen = self.manager.restart()

@@ -111,6 +111,13 @@ ROWS: dict[str, Fault] = {
         rate=2_000,
         bad=200,
     ),
+    "changed": Fault(
+        "reload x10, drain, remove, add",
+        lambda field: field.change(),
+        seconds=10.0,
+        slowest=goals.NOTICED_SLOWEST,
+        peers=("ns7", "nginx"),
+    ),
     "upgrade": Fault(
         f"ns7 upgrade, {UPGRADES} times, once refused",
         lambda field: field.upgrade(UPGRADES),
