@@ -217,6 +217,8 @@ class Supervisor:
     # Verbs
 
     async def _answer(self, verb: str, request: Mapping[str, Any], user: str) -> Any:
+        if not self._leads:                     # over a connection from before
+            raise ControlError("this ns7 has handed over to another one: ask again")
         handler = self._verbs.get(verb)
         if handler is not None:
             return await handler(request, user)
@@ -247,8 +249,7 @@ class Supervisor:
             "uptime": time.monotonic() - self._started, "generation": self._state.table.generation,
             "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
             "worker_restarts": self._workers.restarts,
-            "retiring": self._workers.retiring + (self._predecessor is not None),
-            "live": self._steering.shown(),
+            "retiring": self._workers.retiring + (self._predecessor is not None), "live": self._steering.shown(),
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
             "processes": {name: {key: value for key, value in process.items() if key != "published"}
                           for name, process in self._hosts.status().items()},
@@ -316,7 +317,7 @@ class Supervisor:
             if not self._ready:
                 raise ControlError("this ns7 is not ready yet")
             self._successor = successor = Successor(self._path, self._node, log)
-            log(f"upgrade asked for by {user}: a new supervisor (pid {successor.pid}) starts")
+            log(f"upgrade: a new supervisor (pid {successor.pid}) starts, as {user} wants")
             try:
                 prepared = await self._hand_over(successor)
             except ControlError as error:

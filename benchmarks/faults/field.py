@@ -33,7 +33,7 @@ class Field:
         self.bad_queries = _write(lab.folder / "bad.txt", f"{DROPPED}.{servers.ZONE} A\n")
         _write(lab.folder / f"{servers.ZONE}.zone", servers.zone_text())
         self._processes: dict[str, Process] = {}
-        self.balancer: Running              # of the present trial
+        self.balancer: Running | None = None    # of the present trial
         self.manager: Manager | None = None  # what ns7 runs under, where it matters
         self.upgraded: list[float] = []     # when, CLOCK_MONOTONIC
 
@@ -96,8 +96,8 @@ class Field:
 
     def upgrade(self, times: int) -> None:
         """`ns7 upgrade` so often, with one between that finds its file wrong and must change nothing."""
+        assert self.balancer is not None and self.balancer.ns7 is not None
         balancer = self.balancer.ns7
-        assert balancer is not None
         self.upgraded = []
         good = balancer.config.read_text()
         for turn in range(times):
@@ -112,6 +112,7 @@ class Field:
 
     def restart(self) -> None:
         """As a service manager does it."""
+        assert self.balancer is not None
         process = self.balancer.process
         if self.manager is not None:
             process.popen = self.manager.restart()
