@@ -21,6 +21,7 @@ from balancer.datapath.admission import ranges
 from balancer.datapath.query import Slots, slots_size
 from balancer.errors import StartError
 from balancer.process import sockets
+from balancer.process.drops import Drops
 from balancer.process.messages import Admit, Attach, Go, Listen, Message, Reach, TcpLimits, TcpReach
 from balancer.table.table import (
     SERVERS_PER_SERVICE,
@@ -109,6 +110,7 @@ class State:
         self.tcp_listeners: dict[Place, socket.socket] = {}
         self.unreached: dict[str, str] = {}         # "service/server" → why it has no sockets
         self.retiring: list[Crew] = []
+        self.drops = Drops()
         for number, service in enumerate(config.services):
             self._describe(number, service)
             for slot, server in enumerate(service.servers):
@@ -402,6 +404,18 @@ class State:
                 self.past.clear_server(number, entry.slot)
                 self.table.free_server(number, entry.slot)
 
+    def count_drops(self) -> None:
+        """Count what the kernel has dropped at the listening sockets."""
+        found = self.drops.look(pair for crew in self.crews() for worker in crew.workers for pair in worker.listeners)
+        for number, count in found.items():
+            if count:
+                self.past.add_socket_drops(number, count)
+
+    def socket_drops(self) -> dict[str, dict[str, int]]:
+        """Those of each service by listening address."""
+        return {service.name: {str(address): self.drops.by_address[number, str(address)] for address in service.listen}
+                for service in self.config.services if (number := self.number(service.name)) is not None}
+
     def silence(self, crew: Crew) -> None:
         """Let nothing new arrive where only this crew listens; what waits in its sockets stays readable."""
         used = set(_listeners(self.crew)) if crew is not self.crew else set()
@@ -427,6 +441,7 @@ class State:
             if self.table.service_state(number) == "removed" and number not in known:
                 self.table.free_service(number)
                 self.past.clear_service(number)
+                self.drops.forget(number)
 
 
 def _listeners(crew: Crew) -> list[socket.socket]:

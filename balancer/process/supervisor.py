@@ -113,6 +113,7 @@ class Supervisor:
         before = dict(self._state.unreached)
         self._workers.reach_all()
         self._state.reclaim()
+        self._state.count_drops()
         for server, reason in self._state.unreached.items():
             if before.get(server) != reason:
                 log(f"{server}: cannot be reached now ({reason}), trying again")
@@ -181,7 +182,7 @@ class Supervisor:
             "uptime": time.monotonic() - self._started, "generation": self._state.table.generation,
             "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
             "worker_restarts": self._workers.restarts, "retiring": self._workers.retiring,
-            "live": self._steering.shown(),
+            "live": self._steering.shown(), "socket_drops": self._state.socket_drops(),
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
             "processes": {name: {key: value for key, value in process.items() if key != "published"}
                           for name, process in self._hosts.status().items()},

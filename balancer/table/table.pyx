@@ -378,6 +378,11 @@ cdef class Row(Region):
                       sizeof(TcpRowServer))
         store_release(&self.header.moves, self.header.moves + 1)
 
+    def add_socket_drops(self, int service, uint64_t count):
+        """More datagrams that the kernel dropped. Supervisor, in the row of the past."""
+        self._own()
+        add(&self.service_rows[self._checked(service)].socket_drops, count)
+
     @property
     def moves(self):
         return load_acquire(&self.header.moves)

@@ -40,6 +40,7 @@ class Settings:
     admit: Mapping[str, Sequence[str]] = field(default_factory=dict)
     workers: int = 1
     inflight_max: int | None = None
+    udp_buffer: str | None = None
     worker_timeout: str = "1s"
     more: str = ""  # further sections, as they stand in the file
     http: Sequence[str] = ()
@@ -63,6 +64,7 @@ class Settings:
         process = ["[process]", f"workers = {self.workers}", f'state_dir = "{control.parent}/state"']
         process += [f'worker_timeout = "{self.worker_timeout}"']
         process += [f"inflight_max = {self.inflight_max}"] if self.inflight_max is not None else []
+        process += [f'udp_buffer = "{self.udp_buffer}"'] if self.udp_buffer is not None else []
         return "\n".join(
             [
                 *service,
