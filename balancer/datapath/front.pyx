@@ -20,9 +20,8 @@ from balancer.datapath.mmsg cimport CONTROL_BYTES, Inbox, Outbox
 from balancer.datapath.query cimport BATCH, Query, Slots
 from balancer.datapath.syscalls cimport (
     AF_INET, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
-    IPV6_PKTINFO, MSG_DONTWAIT, MSG_TRUNC, cmsghdr,
-    in6_pktinfo, in_pktinfo, iovec, msghdr, ntohl, ntohs, sendmmsg, sendmsg, sockaddr, sockaddr_in,
-    sockaddr_in6,
+    IPV6_PKTINFO, MSG_DONTWAIT, MSG_TRUNC, cmsghdr, in6_pktinfo, in_pktinfo, iovec, msghdr, ntohl, ntohs, sendmmsg,
+    sendmsg, sockaddr, sockaddr_in, sockaddr_in6,
 )
 from balancer.datapath.wire cimport HEADER_BYTES, RCODE_WIRE_REFUSED, is_response, question_end, write16
 from balancer.table.layout cimport (

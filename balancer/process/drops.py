@@ -23,7 +23,7 @@ class Drops:
         self._last: dict[socket.socket, int] = {}
 
     def look(self, listeners: Iterable[tuple[int, socket.socket]]) -> Counter[int]:
-        """What was dropped since the last look, by service number; sockets that are not named any more are forgotten."""
+        """What was dropped since the last look, by service number; sockets that are not named are forgotten."""
         fresh: Counter[int] = Counter()
         last, self._last = self._last, {}
         for service, one in listeners:
