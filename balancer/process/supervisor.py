@@ -58,7 +58,7 @@ class Supervisor:
         self._workers = Workers(self._state, self._events, log, self._on_listening,
                                 lambda: self._hosts.rows_changed())
         self._hosts = Hosts(self._state, config.process.state_dir, self._events, self._verb_of_component, log)
-        self._control = Control(config.admin.socket, self._answer)
+        self._control = Control(config.admin.socket, self._answer, config.admin.socket_group)
         self._verbs = {"status": self.status, "reload": self.reload, "stop": self.stop, **self._steering.verbs()}
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._ready = False

@@ -27,6 +27,8 @@ def accounts(bench: Bench) -> None:
     bench.start_servers()
     for what, meddle, kills in (("reloads and drains", _change, 0), ("killed workers", _kill, KILLS)):
         bench.start_ns7(WORKERS)
+        while not bench.balancer.status()["ready"]:     # a worker that is late has a probe of the start in its queue
+            time.sleep(0.1)
         before = _service(bench)
         load = _meanwhile(bench, meddle)
         after = _service(bench)

@@ -44,6 +44,7 @@ class Settings:
     worker_timeout: str = "1s"
     more: str = ""  # further sections, as they stand in the file
     http: Sequence[str] = ()
+    admin: Mapping[str, str] = field(default_factory=dict)  # any other key of [admin]
     service: Mapping[str, str | int] = field(default_factory=dict)  # any other key of [[service]]
 
     def text(self, control: Path) -> str:
@@ -73,6 +74,7 @@ class Settings:
                 "[admin]",
                 f'socket = "{control}"',
                 f"listen = {_strings(self.http)}",
+                *(f"{key} = {json.dumps(value)}" for key, value in self.admin.items()),
                 self.more,
                 "",
             ]

@@ -98,7 +98,8 @@ def test_killed_workers(start: StartBalancer, nameserver: StartServer, tmp_path:
         wait_for("a spare", lambda: all(worker["listening"] for worker in balancer.status()["workers"]))
         balancer.kill_worker(number % 2)
 
-    load = dnsperf(balancer, tmp_path, 800, 3.5, [(0.5 + 1.5 * number, partial(kill, number)) for number in range(kills)])
+    steps = [(0.5 + 1.5 * number, partial(kill, number)) for number in range(kills)]
+    load = dnsperf(balancer, tmp_path, 800, 3.5, steps)
     service = balancer.wait_idle()
     assert load.lost == 0
     assert abs(service["queries"] - sums(service)) <= kills * BATCH
