@@ -62,8 +62,6 @@ SERVICE = (
          "TCP connections of clients that ended."),
     Line("ns7_tcp_transfers_total", COUNTER, (), lambda view: {(): view["tcp"]["transfers"]},
          "Zone transfers (AXFR, IXFR) sent to a server."),
-    Line("ns7_socket_drops_total", COUNTER, (), lambda view: {(): view["socket_drops"]},
-         "Datagrams that the kernel dropped at full listening buffers."),
 )
 
 SERVER = (
@@ -110,6 +108,12 @@ class TableCollector(Collector):
             for proto, told in (("udp", server["latency"]), ("tcp", server["tcp"]["latency"])):
                 latency.add_metric((*names, proto), list(told["buckets"].items()), told["sum"])
         yield latency
+        drops = CounterMetricFamily("ns7_socket_drops_total", "Datagrams that the kernel dropped at full listening "
+                                    "buffers.", labels=("service", "listen"))
+        for service, addresses in self._snapshots.supervisor.get("socket_drops", {}).items():
+            for address, count in addresses.items():
+                drops.add_metric((service, address), count)
+        yield drops
         yield CounterMetricFamily("ns7_worker_restarts_total", "Worker processes replaced since the start.",
                                   value=self._snapshots.supervisor.get("worker_restarts", 0))
         build = GaugeMetricFamily("ns7_build_info", "The running version; always 1.", labels=("version",))

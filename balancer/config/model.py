@@ -187,7 +187,10 @@ class Admin(Section):
         description="Clients that may read them; others get 403.")
     socket: Annotated[str, PlainValidator(SOCKET_PATH)] = Field(
         default="/run/ns7/control.sock",
-        description="Control socket; its file permissions are the access control.")
+        description="Control socket; its file permissions (0660) are the access control.")
+    socket_group: Annotated[str | None, PlainValidator(TEXT)] = Field(
+        default=None, validate_default=False, examples=["adm"],
+        description="Group whose members may use the control socket; unset = the group ns7 runs as.")
 
 
 class Alerts(Section):

@@ -17,7 +17,6 @@ cdef struct Listener:
     bint wildcard                       # answers need the asked address as their source
     uint16_t port                       # host order
     uint8_t address[16]                 # as bound; IPv4 in the first four bytes
-    uint32_t drops                      # the kernel's counter at the last look
 
 cdef struct Arrival:                    # an admitted query in the inbox
     uint8_t *bytes
@@ -65,5 +64,3 @@ cdef class Front:
                        const uint8_t *local, uint32_t interface) noexcept nogil
     cdef void _keep_late(self, int number, int index) noexcept nogil
     cdef bint retry(self) noexcept nogil
-    cdef uint32_t _kernel_drops(self, Listener *listener) noexcept nogil
-    cdef void count_socket_drops(self) noexcept nogil

@@ -20,9 +20,8 @@ from balancer.datapath.mmsg cimport CONTROL_BYTES, Inbox, Outbox
 from balancer.datapath.query cimport BATCH, Query, Slots
 from balancer.datapath.syscalls cimport (
     AF_INET, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
-    IPV6_PKTINFO, MSG_DONTWAIT, MSG_TRUNC, SK_MEMINFO_DROPS, SO_MEMINFO, SOL_SOCKET, cmsghdr,
-    getsockopt, in6_pktinfo, in_pktinfo, iovec, msghdr, ntohl, ntohs, sendmmsg, sendmsg, sockaddr, sockaddr_in,
-    sockaddr_in6, socklen_t,
+    IPV6_PKTINFO, MSG_DONTWAIT, MSG_TRUNC, cmsghdr, in6_pktinfo, in_pktinfo, iovec, msghdr, ntohl, ntohs, sendmmsg,
+    sendmsg, sockaddr, sockaddr_in, sockaddr_in6,
 )
 from balancer.datapath.wire cimport HEADER_BYTES, RCODE_WIRE_REFUSED, is_response, question_end, write16
 from balancer.table.layout cimport (
@@ -90,7 +89,6 @@ cdef class Front:
         for index, byte in enumerate(raw):
             listener.address[index] = byte
         self.listener_count += 1
-        listener.drops = self._kernel_drops(listener)
         return self.listener_count - 1
 
     cdef int receive(self, int number) noexcept:
@@ -124,7 +122,9 @@ cdef class Front:
         cdef Verdict verdict
         cdef cmsghdr *part
         cdef int first = <int>self.inbox.state.taken
-        add(&row.queries, self.inbox.used - first)
+        if self.inbox.state.counted < <uint64_t>self.inbox.used:
+            add(&row.queries, self.inbox.used - self.inbox.state.counted)
+            self.inbox.state.counted = self.inbox.used
         for index in range(first, self.inbox.used):
             header = &self.inbox.messages[index].msg_hdr
             size = self.inbox.messages[index].msg_len
@@ -325,25 +325,6 @@ cdef class Front:
             self.backlog_first = (self.backlog_first + 1) % BACKLOG
             self.backlog_count -= 1
         return False
-
-    cdef uint32_t _kernel_drops(self, Listener *listener) noexcept nogil:
-        cdef uint32_t[16] facts
-        cdef socklen_t size = sizeof(facts)
-        if getsockopt(listener.descriptor, SOL_SOCKET, SO_MEMINFO, facts, &size) != 0:
-            return listener.drops
-        return facts[SK_MEMINFO_DROPS]
-
-    cdef void count_socket_drops(self) noexcept nogil:
-        """Add what the kernel dropped at full receive buffers since the last look; its counter wraps at 32 bits."""
-        cdef int index
-        cdef uint32_t drops
-        cdef Listener *listener
-        for index in range(self.listener_count):
-            listener = &self.listeners[index]
-            if listener.descriptor >= 0:
-                drops = self._kernel_drops(listener)
-                add(&self.rows[listener.service].socket_drops, <uint32_t>(drops - listener.drops))
-                listener.drops = drops
 
 
 def _dup(descriptor):

@@ -14,7 +14,8 @@ cdef enum:
 cdef struct InboxState:         # writer: the worker
     uint64_t source             # where the batch comes from, for the reader's own use
     uint64_t taken              # messages 0..taken-1 of the batch are done with
-    uint64_t padding[6]
+    uint64_t counted            # messages 0..counted-1 are counted as received: a successor must not do so again
+    uint64_t padding[5]
 
 cdef size_t inbox_bytes(int capacity) noexcept nogil
 

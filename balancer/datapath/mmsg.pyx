@@ -80,7 +80,7 @@ cdef class Inbox:
                 self.messages[index].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
                 self.messages[index].msg_hdr.msg_controllen = CONTROL_BYTES
         self.used = 0
-        self.state.taken = 0
+        self.state.taken = self.state.counted = 0
 
     cdef int recover(self) noexcept nogil:
         """Find what a predecessor had received and not taken: the box is filled up to the last, `state.taken` is the

@@ -67,7 +67,6 @@ cdef class DataPath:
     cdef list active                    # those that are there
     cdef list others
     cdef int epoll
-    cdef uint64_t drops_counted_ns
     cdef uint64_t rested_ns             # when the last wake ended
     cdef uint64_t ramped_ns             # when a slow start made its last step; 0: none is under way
     cdef set removed                    # (service, slot) to close when nothing is in flight there
@@ -423,9 +422,6 @@ cdef class DataPath:
             busy = busy or back.waiting
         self._obey()
         self.tcp.sweep()
-        if now - self.drops_counted_ns > 1000000000:
-            self.drops_counted_ns = now
-            self.front.count_socket_drops()
         store(&self.row.header.heartbeat_ns, now)
         return BUSY_SWEEP if busy else PENDING_SWEEP if pending else IDLE_SWEEP
 

@@ -12,7 +12,6 @@ cdef extern from *:
     #include <netinet/in.h>
     #include <netinet/ip.h>
     #include <linux/errqueue.h>
-    #include <linux/sock_diag.h>
     #include <sys/epoll.h>
     #include <sys/mman.h>
     #include <sys/prctl.h>
@@ -21,10 +20,6 @@ cdef extern from *:
     #include <sys/uio.h>
     #include <time.h>
     #include <unistd.h>
-
-    #ifndef SO_MEMINFO
-    #define SO_MEMINFO 55
-    #endif
 
     static inline uint64_t ns7_monotonic_ns(void) {
         struct timespec now;
@@ -75,17 +70,13 @@ cdef extern from "<sys/socket.h>" nogil:
     int c_connect "connect"(int fd, const sockaddr *address, socklen_t length)
     int getpeername(int fd, sockaddr *address, socklen_t *length)
     int getsockname(int fd, sockaddr *address, socklen_t *length)
-    int getsockopt(int fd, int level, int option, void *value, socklen_t *length)
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)
     cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *part)
     uint8_t *CMSG_DATA(cmsghdr *part)
     size_t CMSG_LEN(size_t length)
     size_t CMSG_SPACE(size_t length)
-    int AF_INET, AF_INET6, AF_UNSPEC, SOL_SOCKET, SO_MEMINFO
+    int AF_INET, AF_INET6, AF_UNSPEC, SOL_SOCKET
     int MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC
-
-cdef extern from "<linux/sock_diag.h>" nogil:
-    int SK_MEMINFO_DROPS, SK_MEMINFO_VARS
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:

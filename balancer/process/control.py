@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pwd
+import shutil
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -34,8 +35,8 @@ class Control:
     `answer(verb, request, user)` gives the result or raises Ns7Error; user is whose process asks (SO_PEERCRED).
     """
 
-    def __init__(self, path: str, answer: Answer) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str, answer: Answer, group: str | None = None) -> None:
+        self._path, self._group = Path(path), group
         self._answer = answer
         self._clients = self._answering = 0
         self._users: dict[int, str] = {}
@@ -75,7 +76,11 @@ class Control:
                 one.bind(str(self._path))
             finally:
                 os.umask(mask)
+            if self._group is not None:
+                shutil.chown(self._path, group=self._group)
             await self._listen(one)
+        except LookupError as error:
+            raise StartError(f"admin.socket_group: there is no group {self._group}") from error
         except OSError as error:
             raise StartError(f"cannot listen on control socket {self._path}: {error.strerror}") from error
 

@@ -22,6 +22,7 @@ from balancer.datapath.admission import ranges
 from balancer.datapath.query import Slots, slots_size
 from balancer.errors import LayoutError, StartError
 from balancer.process import sockets
+from balancer.process.drops import Drops
 from balancer.process.messages import Admit, Attach, Go, Listen, Message, Reach, TcpLimits, TcpReach
 from balancer.table.table import (
     SERVERS_PER_SERVICE,
@@ -133,6 +134,7 @@ class State:
         self.lent: set[socket.socket] = set()
         self.unreached: dict[str, str] = {}         # "service/server" → why it has no sockets
         self.retiring: list[Crew] = []
+        self.drops = Drops()
         self.crew = Crew([], ())
         if self.attached:
             self._check_room(config)
@@ -336,7 +338,9 @@ class State:
         """
         old = self.config
         fixed = (("process.state_dir", old.process.state_dir, config.process.state_dir),
-                 ("admin.socket", old.admin.socket, config.admin.socket), ("roles", old.roles, config.roles))
+                 ("admin.socket", old.admin.socket, config.admin.socket),
+                 ("admin.socket_group", old.admin.socket_group, config.admin.socket_group),
+                 ("roles", old.roles, config.roles))
         if blocked := [what for what, before, after in fixed if before != after]:
             raise StartError(f"these changes need a restart: {', '.join(blocked)}")
         self._check_room(config)
@@ -453,6 +457,7 @@ class State:
             if self.table.service_state(number) == "removed" and number not in known:
                 self.table.free_service(number)
                 self.past.clear_service(number)
+                self.drops.forget(number)
             if self.table.service_state(number) != "present":
                 continue
             for entry in self.table.servers(number):
@@ -466,6 +471,19 @@ class State:
                     worker.row.clear_server(number, entry.slot)
                 self.past.clear_server(number, entry.slot)
                 self.table.free_server(number, entry.slot)
+
+    def count_drops(self) -> None:
+        """Count what the kernel has dropped at the listening sockets."""
+        found = self.drops.look((service, listener) for crew in self.crews() for worker in crew.workers
+                                for service, proto, listener in worker.listeners if proto == "udp")
+        for number, count in found.items():
+            if count:
+                self.past.add_socket_drops(number, count)
+
+    def socket_drops(self) -> dict[str, dict[str, int]]:
+        """Those of each service by listening address."""
+        return {service.name: {str(address): self.drops.by_address[number, str(address)] for address in service.listen}
+                for service in self.config.services if (number := self.number(service.name)) is not None}
 
     def _used_elsewhere(self, crew: Crew) -> set[socket.socket]:
         return self.lent | (_listeners(self.crew) if crew is not self.crew else set())

@@ -83,7 +83,7 @@ class Supervisor:
         self._workers = Workers(self._state, self._events, log, self._on_listening,
                                 lambda: self._hosts.rows_changed(), estate.restarts if estate else 0)
         self._hosts = Hosts(self._state, config.process.state_dir, self._events, self._verb_of_component, log)
-        self._control = Control(config.admin.socket, self._answer)
+        self._control = Control(config.admin.socket, self._answer, config.admin.socket_group)
         self._verbs = {"status": self.status, "reload": self.reload, "upgrade": self.upgrade, "stop": self.stop,
                        **self._steering.verbs()}
         self._predecessor, self._estate = predecessor, estate
@@ -166,6 +166,7 @@ class Supervisor:
         before = dict(self._state.unreached)
         self._workers.reach_all()
         self._state.reclaim()
+        self._state.count_drops()
         for server, reason in self._state.unreached.items():
             if before.get(server) != reason:
                 log(f"{server}: cannot be reached now ({reason}), trying again")
@@ -250,6 +251,7 @@ class Supervisor:
             "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
             "worker_restarts": self._workers.restarts,
             "retiring": self._workers.retiring + (self._predecessor is not None), "live": self._steering.shown(),
+            "socket_drops": self._state.socket_drops(),
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
             "processes": {name: {key: value for key, value in process.items() if key != "published"}
                           for name, process in self._hosts.status().items()},

@@ -38,7 +38,7 @@ cdef extern from *:
     void check "NS7_CHECK"(bint condition) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 4          # raised by every change of a struct in this file
+    LAYOUT_VERSION = 5          # raised by every change of a struct in this file
     MAX_SERVICES = 64           # service slots
     MAX_SERVERS = 256           # server slots per service
     NAME_BYTES = 64             # a name is at most 63 bytes of ASCII, padded with zeros
@@ -180,7 +180,7 @@ cdef struct RowService:         # writer: the worker
     uint64_t answers            # answers handed to the kernel for a client
     uint64_t timeouts           # queries nobody answered within udp_timeout
     uint64_t in_flight          # gauge: queries pending
-    uint64_t socket_drops       # datagrams the kernel dropped at full listening buffers
+    uint64_t socket_drops       # row of the past only: datagrams the kernel dropped at full listening buffers
     uint64_t unkept             # queries too long to be kept: forwarded, but never re-sent
     uint64_t dropped[DROPS]
     uint64_t padding[4]         # whole cache lines

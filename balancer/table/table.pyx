@@ -432,6 +432,11 @@ cdef class Row(Region):
         _count(&tcp.latency_sum_ns, more, "latency_sum_ns")
         _count_latency(tcp.latency, more)
 
+    def add_socket_drops(self, int service, uint64_t count):
+        """More datagrams that the kernel dropped. Supervisor, in the row of the past."""
+        self._own()
+        add(&self.service_rows[self._checked(service)].socket_drops, count)
+
     @property
     def moves(self):
         return load_acquire(&self.header.moves)

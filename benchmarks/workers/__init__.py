@@ -11,6 +11,7 @@ from collections.abc import Callable
 from benchmarks import peers
 from benchmarks.lab import Lab, LabError
 from benchmarks.udp import Options, Run
+from benchmarks.workers.accounts import accounts
 from benchmarks.workers.balance import balance
 from benchmarks.workers.bench import Bench
 from benchmarks.workers.children import children
@@ -25,6 +26,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "reload": reload,
     "balance": balance,
     "children": children,
+    "accounts": accounts,
 }
 
 

@@ -40,9 +40,11 @@ class Settings:
     admit: Mapping[str, Sequence[str]] = field(default_factory=dict)
     workers: int = 1
     inflight_max: int | None = None
+    udp_buffer: str | None = None
     worker_timeout: str = "1s"
     more: str = ""  # further sections, as they stand in the file
     http: Sequence[str] = ()
+    admin: Mapping[str, str] = field(default_factory=dict)  # any other key of [admin]
     service: Mapping[str, str | int] = field(default_factory=dict)  # any other key of [[service]]
     process: Mapping[str, str | int] = field(default_factory=dict)  # any other key of [process]
 
@@ -64,6 +66,7 @@ class Settings:
         process = ["[process]", f"workers = {self.workers}", f'state_dir = "{control.parent}/state"']
         process += [f'worker_timeout = "{self.worker_timeout}"']
         process += [f"inflight_max = {self.inflight_max}"] if self.inflight_max is not None else []
+        process += [f'udp_buffer = "{self.udp_buffer}"'] if self.udp_buffer is not None else []
         process += [f"{key} = {json.dumps(value)}" for key, value in self.process.items()]
         return "\n".join(
             [
@@ -73,6 +76,7 @@ class Settings:
                 "[admin]",
                 f'socket = "{control}"',
                 f"listen = {_strings(self.http)}",
+                *(f"{key} = {json.dumps(value)}" for key, value in self.admin.items()),
                 self.more,
                 "",
             ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
+import os
 import random
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +18,7 @@ import pytest
 from tests.conftest import StartBalancer, StartServer
 from tests.helpers.client import load
 from tests.helpers.daemon import Balancer
+from tests.helpers.need import missing
 from tests.helpers.waiting import wait_for
 
 NONSENSE = [
@@ -131,3 +135,17 @@ def test_client_that_never_reads(balancer: Balancer) -> None:
         assert seen.lost == []
         assert balancer.status()["ready"]
         assert resident(balancer.pid) - before < 64 * MIB
+
+
+def test_group_that_may_use_it(start: StartBalancer, nameserver: StartServer) -> None:
+    if os.geteuid() != 0:
+        missing("giving the socket to another group needs root")
+    balancer = start([nameserver().address], admin={"socket_group": "daemon"})
+    status = balancer.control.stat()
+    assert (stat.S_IMODE(status.st_mode), grp.getgrgid(status.st_gid).gr_name) == (0o660, "daemon")
+    balancer.rewrite(admin={})
+    done = balancer.command("reload")
+    assert done.returncode == 2 and "admin.socket_group" in done.stderr
+    other = start([nameserver().address], admin={"socket_group": "no-such-group"}, wait=False)
+    other.wait_ended(code=2)
+    assert "there is no group no-such-group" in other.output()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +12,10 @@ from tests.helpers import ports, wire
 from tests.helpers.client import Client, ask
 from tests.helpers.config import Server
 from tests.helpers.nameserver import NameServer, silent
+from tests.helpers.ports import free_address
 from tests.helpers.spoof import Spoofer
 from tests.helpers.waiting import wait_for
+from tests.scenario.test_admin import fetch
 
 
 @pytest.mark.parametrize("data", [b"", b"x", wire.query()[:11]], ids=["0 bytes", "1 byte", "11 bytes"])
@@ -266,3 +269,28 @@ def test_more_updates_of_one_id_than_sockets(
         name = wire.qname(data)
         answer = clients[int(name[4])].receive()
         assert wire.qname(answer) == name
+
+
+def test_what_the_kernel_drops_is_counted(start: StartBalancer, nameserver: StartServer, client: OpenClient) -> None:
+    """At a full listening buffer, by address, also while nobody reads; never twice, and it stays over other workers."""
+    http, other = free_address(), free_address()
+    balancer = start([nameserver().address], listen=[free_address(), other], http=[http], udp_buffer="64KiB")
+    one = client(balancer.address)
+    with balancer.frozen():
+        for number in range(3000):
+            one.send(wire.query(ident=number))
+    drops = wait_for("drops", lambda: balancer.status()["socket_drops"]["dns"][balancer.address])
+    service = balancer.wait_idle()
+    assert service["socket_drops"] == drops == 3000 - service["queries"]
+    balancer.reload(workers=2)
+    wait_for("no crew retires", lambda: balancer.status()["retiring"] == 0)
+    assert balancer.status()["socket_drops"]["dns"] == {balancer.address: drops, other: 0}
+    assert balancer.service()["socket_drops"] == drops
+    series = f'ns7_socket_drops_total{{listen="{balancer.address}",service="dns"}} {drops}.0'
+
+    def told() -> bool:
+        with contextlib.suppress(OSError):      # not listening yet
+            return series in fetch(http, "/metrics")[1].decode()
+        return False
+
+    wait_for("in the metrics", told)

@@ -261,3 +261,14 @@ def test_one_worker_per_core(start: StartBalancer, nameserver: StartServer) -> N
     balancer = start([nameserver().address], workers=0)
     assert len(balancer.workers()) == len(os.sched_getaffinity(0))
     ask(balancer.address)
+
+
+def test_status_rates(start: StartBalancer, nameserver: StartServer) -> None:
+    """Over a short time, and again and again; not a terminal, so one table after the other."""
+    balancer = start([nameserver().address])
+    done = balancer.command("status", "--rate", "--interval", "0.2")
+    assert done.returncode == 0 and "QPS" in done.stdout and "0 queries/s" in done.stdout, done
+    done = balancer.command("status", "--watch", "--interval", "0.1", "--count", "3")
+    assert done.returncode == 0 and done.stdout.count("QPS") == 3, done
+    done = balancer.command("status", "--watch", "--interval", "0.1", "--count", "2", "--json")
+    assert [json.loads(line)["pid"] for line in done.stdout.splitlines() if line] == [balancer.pid] * 2

@@ -57,11 +57,10 @@ def ns7(balancer: Balancer, *words: str) -> subprocess.CompletedProcess[str]:
 
 # Under load
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_nothing_is_lost(start: StartBalancer, nameserver: StartServer, workers: int) -> None:
+def test_nothing_is_lost(start: StartBalancer, nameserver: StartServer) -> None:
     """Added, given more, drained, used again, removed, added again where a removed one was, a reload between."""
     one, two, three = (nameserver(delayed(0.03)) for _ in range(3))
-    balancer = start([one.address, two.address], workers=workers)
+    balancer = start([one.address, two.address], workers=2)
     steps: list[Callable[[], object]] = [
         partial(change, balancer, "add", "s3", address=three.address, weight=2),
         partial(change, balancer, "set", "s1", weight=5),
@@ -73,7 +72,7 @@ def test_nothing_is_lost(start: StartBalancer, nameserver: StartServer, workers:
         partial(change, balancer, "set", "s3", state="down"),
         partial(change, balancer, "remove", "s3"),
     ]
-    seen = load(balancer.address, 500, 4, [(0.3 + 0.4 * number, step) for number, step in enumerate(steps)])
+    seen = load(balancer.address, 500, 3, [(0.3 + 0.25 * number, step) for number, step in enumerate(steps)])
     assert seen.lost == [] and seen.twice == 0
     assert balancer.dropped() == {}
     assert servers(balancer).keys() - {"s1", "s3"} == {"s2", "s4"}
@@ -180,8 +179,8 @@ def test_ordered_up_and_down(start: StartBalancer, nameserver: StartServer, clie
     dead, well = nameserver(silent), nameserver()
     balancer = start([dead.address, well.address], scheduler="rr")
     change(balancer, "set", "s1", state="up")
-    assert load(balancer.address, 200, 2).lost == []
-    assert len(dead.received) > 100, "counts as up, though it never says a word"
+    assert load(balancer.address, 200, 1).lost == []
+    assert len(dead.received) > 50, "counts as up, though it never says a word"
     change(balancer, "set", "s1", state="down")
     wait_for("settled", lambda: balancer.wait_idle() and servers(balancer)["s1"] == ("down", 1))
     before = len(dead.received)
@@ -321,8 +320,13 @@ def test_who_did_what_and_when(start: StartBalancer, nameserver: StartServer) ->
     change(balancer, "remove", "s2", force=True)
     user = balancer.status()["live"][0]["user"]
     assert user
-    wait_for("the admin process", lambda: running(balancer, "admin") and fetch(http, "/healthz")[0] == 200)
-    wait_for("in the status page", lambda: len(json.loads(fetch(http, "/api/v1/status")[1])["live"]) == 3)
+
+    def shown() -> bool:
+        with contextlib.suppress(OSError):      # not listening yet
+            return len(json.loads(fetch(http, "/api/v1/status")[1])["live"]) == 3
+        return False
+
+    wait_for("in the status of the admin process", shown)
     log = balancer.output()
     for line in (f"server dns/s1: weight 1 → 3, by {user}", f"server dns/s1: state auto → down, by {user}",
                  f"server dns/s2: removed ({balancer.settings.servers[1]}), by {user}"):
@@ -408,6 +412,7 @@ def test_two_operators(start: StartBalancer, nameserver: StartServer) -> None:
     assert all(before[1] == after[0] for before, after in pairwise(steps))
 
 
+@pytest.mark.long
 def test_two_who_save(start: StartBalancer, nameserver: StartServer) -> None:
     balancer = start([nameserver().address for _ in range(2)])
     both = [subprocess.Popen([*COMMAND, "server", "set", name, "--weight", "8", "--save", "--socket",
