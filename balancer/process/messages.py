@@ -143,6 +143,14 @@ class Snapshot(NamedTuple):
     data: dict[str, Any]
 
 
+# both ways
+
+class Standing(NamedTuple):
+    """What this host is among those that could hold its floating addresses, see `component.STANDINGS`."""
+
+    standing: str
+
+
 # admin, alert, component → supervisor
 
 class Started(NamedTuple):
@@ -190,7 +198,7 @@ class Stop(NamedTuple):
 
 
 Message = (Attach | Admit | Listen | TcpLimits | TcpReach | Reach | Go | Changed | Imported | Listening | Start
-           | Configure | Rows | Notice | Snapshot | Started | Emit | Publish | Ask | Reply | Stop)
+           | Configure | Rows | Notice | Snapshot | Standing | Started | Emit | Publish | Ask | Reply | Stop)
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 

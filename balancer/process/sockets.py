@@ -40,13 +40,13 @@ def _no_path_mtu(one: socket.socket) -> None:
         one.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT)
 
 
-def _bound(address: Endpoint, reuse_port: bool, free: bool = True,
+def _bound(address: Endpoint, reuse_port: bool, free: bool,
            kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
     one = socket.socket(address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if one.family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if free:            # the virtual address may not be here yet: bind now, serve when it comes
+        if free:            # a floating address may not be here yet: bind now, serve when it comes
             if one.family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
             else:
@@ -68,26 +68,36 @@ def _reason(error: OSError) -> str:
         errno.EADDRINUSE: "the port is taken by another program",
         errno.EACCES: "no right to use this port (CAP_NET_BIND_SERVICE is needed below 1024)",
         errno.EPERM: "not permitted",
+        errno.EADDRNOTAVAIL: "not an address of this host",
     }.get(error.errno or 0, error.strerror or str(error))
 
 
-def probe_listen(address: Endpoint) -> bool:
+def is_absent(address: Endpoint) -> bool:
+    """Whether this host does not have the address now."""
+    with socket.socket(address.family, socket.SOCK_DGRAM) as one:
+        try:
+            one.bind((address.host, 0))
+        except OSError as error:
+            return error.errno == errno.EADDRNOTAVAIL
+    return False
+
+
+def probe_listen(address: Endpoint, floats: bool) -> bool:
     """Whether the address is on this host now; `StartError` when anybody holds its port already.
 
     SO_REUSEPORT would let a second ns7 of the same user share the port silently; a bind without it does not.
     """
-    _bound(address, reuse_port=False).close()
-    _bound(address, reuse_port=False, kind=socket.SOCK_STREAM).close()
-    try:
-        _bound(address, reuse_port=False, free=False).close()
-    except StartError:
-        return False
-    return True
+    _bound(address, reuse_port=False, free=floats).close()
+    _bound(address, reuse_port=False, free=floats, kind=socket.SOCK_STREAM).close()
+    return not is_absent(address)
 
 
-def open_listener(address: Endpoint, buffer: int) -> socket.socket:
-    """A UDP socket bound to `address`, one of a SO_REUSEPORT group; never SO_REUSEADDR, which would let named in."""
-    one = _bound(address, reuse_port=True)
+def open_listener(address: Endpoint, buffer: int, floats: bool = False) -> socket.socket:
+    """A UDP socket bound to `address`, one of a SO_REUSEPORT group; never SO_REUSEADDR, which would let named in.
+
+    floats: the address may be on another host now (IP_FREEBIND).
+    """
+    one = _bound(address, reuse_port=True, free=floats)
     set_buffers(one, buffer)
     _no_path_mtu(one)
     if address.host in ("0.0.0.0", "::"):       # answers must leave from the address that was asked
@@ -111,9 +121,9 @@ def silence(one: socket.socket) -> None:
         one.connect((host, DISCARD))
 
 
-def open_tcp_listener(address: Endpoint) -> socket.socket:
+def open_tcp_listener(address: Endpoint, floats: bool = False) -> socket.socket:
     """A TCP socket that listens on `address`, one of a SO_REUSEPORT group. Connections inherit its options."""
-    one = _bound(address, reuse_port=True, kind=socket.SOCK_STREAM)
+    one = _bound(address, reuse_port=True, free=floats, kind=socket.SOCK_STREAM)
     # Answers leave at once; what the kernel holds unsent for a client that does not read is bounded.
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     one.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MOST)

@@ -10,6 +10,7 @@ and no loop is used here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import socket
@@ -96,7 +97,7 @@ class State:
     def __init__(self, config: Config, workers: int) -> None:
         _raise_descriptor_limit()
         self.absent = [address for service in config.services for address in service.listen
-                       if workers and not sockets.probe_listen(address)]
+                       if workers and not sockets.probe_listen(address, address.host in config.floating)]
         self.config = config
         self.config_fd = allocate("ns7-config", config_size())
         self.table = ConfigTable(self.config_fd, True, True)
@@ -132,6 +133,14 @@ class State:
         """Read-only descriptors in the order of `view`."""
         return [self.past_view_fd, *(worker.row_view_fd for crew in self.crews() for worker in crew.workers)]
 
+    def listening(self) -> dict[str, list[int]]:
+        """The inodes of the listening sockets by address, which tell ours from another program's."""
+        found: dict[str, list[int]] = {}
+        for listeners in (self.listeners, self.tcp_listeners):
+            for place, listener in listeners.items():
+                found.setdefault(str(place.address), []).append(os.fstat(listener.fileno()).st_ino)
+        return found
+
     def number(self, name: str) -> int | None:
         """The slot of a present service."""
         return next((number for number in self.table.services if self.table.service_name(number) == name), None)
@@ -146,11 +155,13 @@ class State:
         opened: list[Place] = []
         try:
             for service in config.services:
-                for place in (Place(address, worker) for address in service.listen for worker in range(workers)):
+                for address, worker in itertools.product(service.listen, range(workers)):
+                    place = Place(address, worker)
                     if place not in self.listeners:
-                        self.listeners[place] = sockets.open_listener(place.address, config.process.udp_buffer)
+                        floats = address.host in config.floating
+                        self.listeners[place] = sockets.open_listener(address, config.process.udp_buffer, floats)
                         opened.append(place)
-                        self.tcp_listeners[place] = sockets.open_tcp_listener(place.address)
+                        self.tcp_listeners[place] = sockets.open_tcp_listener(address, floats)
                     else:
                         sockets.set_buffers(self.listeners[place], config.process.udp_buffer)
         except StartError:
@@ -273,7 +284,7 @@ class State:
             ours = {listener.getsockname()[:2] for crew in self.crews() for listener in _listeners(crew)}
             for address in {address for service in config.services for address in service.listen}:
                 if (address.host, address.port) not in ours:
-                    sockets.probe_listen(address)
+                    sockets.probe_listen(address, address.host in config.floating)
             self._open_listeners(config, workers)
         changes = self._apply_services(config)
         self.config = config

@@ -24,6 +24,7 @@ from balancer.errors import ConfigError, ControlError, Ns7Error, StartError
 from balancer.process.control import Control
 from balancer.process.events import Events
 from balancer.process.hosts import Hosts
+from balancer.process.sockets import is_absent
 from balancer.process.state import State, cores
 from balancer.process.systemd import notify, watchdog_interval
 from balancer.process.workers import Workers
@@ -129,6 +130,7 @@ class Supervisor:
         self._loop.call_later(interval, self._feed_watchdog, interval)
 
     async def _end(self) -> None:
+        await self._hosts.release()
         await asyncio.gather(self._hosts.stop(), self._workers.stop())
         self._control.close()
         log("stopped")
@@ -162,16 +164,18 @@ class Supervisor:
         return await self._hosts.request(name, own, arguments, float(timeout))
 
     def _verb_of_component(self, verb: str, arguments: Mapping[str, Any]) -> Any:
-        if verb == "status":
-            return self._status()
-        raise ControlError(f"the supervisor answers components status only, not {verb}")
+        verbs = {"status": self._status, "facts": self._facts, "listeners": self._state.listening}
+        if verb not in verbs:
+            raise ControlError(f"the supervisor answers components {', '.join(verbs)} only, not {verb}")
+        return verbs[verb]()
 
     def _facts(self) -> dict[str, Any]:
         """What the supervisor knows beside the table."""
         config = self._state.config
         return {
             "version": __version__, "node": config.node, "roles": list(config.roles), "pid": os.getpid(),
-            "uptime": time.monotonic() - self._started, "generation": self._state.table.generation,
+            "uptime": time.monotonic() - self._started, "standing": self._hosts.standing,
+            "fingerprint": config.fingerprint, "generation": self._state.table.generation,
             "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
             "worker_restarts": self._workers.restarts, "retiring": self._workers.retiring,
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
@@ -239,9 +243,21 @@ def _workers(config: Config) -> int:
     return (config.process.workers or cores()) if "balancer" in config.roles else 0
 
 
+async def _until_here(config: Config) -> None:
+    """No network at boot is a reason to wait: until this host has the addresses that it listens on."""
+    told: list[str] = []
+    while missing := [str(address) for service in config.services for address in service.listen
+                      if _workers(config) and address.host not in config.floating and is_absent(address)]:
+        if missing != told:
+            log(f"waiting: {', '.join(missing)} is not an address of this host yet")
+            told = missing
+        await asyncio.sleep(LOOK)
+
+
 def run(config: Config, path: str, node: str | None) -> None:
     """Be the supervisor of this configuration. Raises StartError when it cannot be served."""
     async def main() -> None:
+        await _until_here(config)
         await Supervisor(config, path, node).run()
 
     uvloop.run(main())
