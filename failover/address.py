@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
 
@@ -33,13 +34,23 @@ class Interface(NamedTuple):
 
 
 class Addresses:
-    """The virtual addresses of one interface. Every method may raise OSError with the kernel's reason."""
+    """The virtual addresses of one interface. Every method may raise OSError with the kernel's reason.
+
+    pyroute2 works in an event loop of its own and cannot be used where uvloop runs, not even to open its sockets.
+    """
 
     def __init__(self, interface: str, virtual: Iterable[Address]) -> None:
         self.interface, self.virtual = interface, tuple(virtual)
-        self._route = IPRoute()
-        self._diagnosis = DiagSocket()
-        self._diagnosis.bind()
+
+    @cached_property
+    def _route(self) -> IPRoute:
+        return IPRoute()
+
+    @cached_property
+    def _diagnosis(self) -> DiagSocket:
+        one = DiagSocket()
+        one.bind()
+        return one
 
     def look(self) -> Interface:
         """The interface and its addresses."""
@@ -91,8 +102,9 @@ class Addresses:
 
     def close(self) -> None:
         """Give up the netlink sockets; the addresses stay."""
-        self._route.close()
-        self._diagnosis.close()
+        for one in ("_route", "_diagnosis"):
+            if one in self.__dict__:
+                self.__dict__.pop(one).close()
 
 
 def _ask(request: Any, *arguments: Any, **fields: Any) -> list[Any]:

@@ -31,6 +31,7 @@ LOOK_STRANGERS = 5              # ticks between two looks at who else holds the 
 STALLED = 2.0                   # intervals by which the timer may be late
 HEIR_WITHIN = 3.0               # seconds after which a predecessor's state is history
 DRAIN, DRAIN_LOOK = 0.2, 0.01   # seconds for what is in flight when the address goes
+QUIET_LOOKS = 5                 # in a row: what a worker has not read yet is not in flight
 TAKE_WAIT = 3.0                 # seconds in which a takeover or a release must have come about
 ASK_WAIT = 2.0                  # seconds for the supervisor's answer
 NO_INTERFACE = "not there, or without an address"
@@ -61,6 +62,7 @@ class Runner:
         self._announcements = Announcements(self._config.arp_refresh)
         self._fitness = fitness.Fitness()
         self._strangers: list[str] = []
+        self._heard4_at = float("-inf")
         self._listeners: Mapping[str, list[int]] = {}
         self._fingerprint = ""
         self._troubles: dict[tuple[str, str], str] = {}
@@ -129,8 +131,8 @@ class Runner:
             self._unread()
             self._wire.close()
         self._publish()
+        await self._in_thread(self._addresses.close)
         self._thread.shutdown()
-        self._addresses.close()
 
     def _on_stop(self) -> None:
         if self._host.channel.orphaned:             # nobody answers here any more: the address goes at once
@@ -184,7 +186,7 @@ class Runner:
             gone.virtual = tuple(one for one in gone.virtual if one not in keep)
             with contextlib.suppress(OSError):
                 await self._in_thread(gone.remove)
-            gone.close()
+            await self._in_thread(gone.close)
             self._virtual = virtual(config)
             self._addresses = Addresses(config.interface, self._virtual)
         self._statuses.configure(config, self._wire.plan if self._wire is not None else None)
@@ -232,11 +234,16 @@ class Runner:
             self._on_advert(version, heard)
 
     def _on_advert(self, version: int, heard: Heard) -> None:
-        # Both families move together. Of two equal directors the IPv4 addresses decide, where there are any.
-        if version == 6 and self._wire is not None and 4 in self._wire.readers and (
-                heard.priority == self._machine.priority and self._machine.active):
+        # Both families move together, so the second one says something only while the first one is not heard. Of two
+        # equal directors the IPv4 addresses decide, where there are any.
+        now, machine = self._host.clock(), self._machine
+        if version == 4:
+            self._heard4_at = now
+        elif self._wire is not None and 4 in self._wire.readers and (
+                now - self._heard4_at < machine.down_interval
+                or (heard.priority == machine.priority and machine.active)):
             return
-        self._do(self._machine.on_advert(heard, self._host.clock()))
+        self._do(machine.on_advert(heard, now))
 
     # The machine
 
@@ -342,15 +349,17 @@ class Runner:
             self._do(self._machine.on_claimed(self._host.clock()))
 
     async def _yield(self) -> None:
-        """Answer what is in flight, then let the address go: without it nothing can be sent from it."""
+        """Answer what has come, then let the address go: without it nothing can be sent from it."""
+        quiet, before = 0, -1
         for _ in range(round(DRAIN / DRAIN_LOOK)):
-            if not self._in_flight():
+            traffic = [traffic for service in self._host.table.services() for traffic in (service, service["tcp"])]
+            came = sum(each["queries"] for each in traffic)
+            quiet = quiet + 1 if came == before and not any(each["inflight"] for each in traffic) else 0
+            if quiet == QUIET_LOOKS:
                 break
+            before = came
             await asyncio.sleep(DRAIN_LOOK)
         await self._remove()
-
-    def _in_flight(self) -> bool:
-        return any(service["inflight"] or service["tcp"]["inflight"] for service in self._host.table.services())
 
     async def _remove(self) -> None:
         try:
