@@ -124,7 +124,20 @@ class Cluster:
         wait_for(f"named on {name}", lambda: self.answers(host.address4, "client"), 20)
         return process
 
-    def director(self, name: str, *, env: Mapping[str, str] | None = None, **settings: Any) -> Balancer:
+    def pair(self, **settings: Any) -> tuple[Balancer, Balancer]:
+        """Both directors, ready."""
+        one, other = (self.director(name, wait=False, **settings) for name in DIRECTORS)
+        for balancer in (one, other):
+            balancer.wait_ready()
+            self.wait_failover(balancer)
+        return one, other
+
+    def wait_failover(self, balancer: Balancer) -> None:
+        """Until its failover process is at work."""
+        wait_for("failover", lambda: balancer.control.exists() and self.state(balancer), 20)
+
+    def director(self, name: str, *, env: Mapping[str, str] | None = None, wait: bool = True,
+                 **settings: Any) -> Balancer:
         """ns7 on this host, ready; ended and examined by the caller's `stop`, else killed with the cluster."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
@@ -132,11 +145,12 @@ class Cluster:
         servers = [f"{self.network[server].address4}:53" for server in ("ns7c1", "ns7c2")]
         settings = {"more": self.section, **settings}
         balancer = Balancer(
-            folder, servers, listen, prefix=self.network[name].prefix, env={"NS7_NODE": name, **(env or {})},
+            folder, servers, listen, wait=wait, prefix=self.network[name].prefix, env={"NS7_NODE": name, **(env or {})},
             kind=ClusterSettings, folders=tuple((one, str(self.folder / one)) for one in DIRECTORS),
             priorities=tuple(self.directors.items()), **settings)
         self._stack.callback(lambda: None if balancer.ended else balancer.kill())
-        wait_for(f"failover on {name}", lambda: self.state(balancer), 20)
+        if wait:
+            self.wait_failover(balancer)
         return balancer
 
     def keepalived(self, name: str, priority: int, peers: bool = False) -> subprocess.Popen[bytes]:

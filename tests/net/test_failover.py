@@ -37,7 +37,7 @@ class Pair:
         self.cluster = cluster
         cluster.serve("ns7c1")
         cluster.serve("ns7c2")
-        self.one, self.other = cluster.director("ns7c0"), cluster.director("ns7c1")
+        self.one, self.other = cluster.pair()
         self.settle()
 
     def settle(self) -> None:
@@ -93,7 +93,8 @@ def test_one_holds_the_address_and_both_families_move(pair: Pair) -> None:
     cluster = pair.cluster
     one, other = cluster.state(pair.one), cluster.state(pair.other)
     assert (one["state"], other["state"], other["peer"]) == ("active", "standby", "192.0.2.87")
-    assert one["directors"]["ns7c1"]["fit"] and other["directors"]["ns7c0"]["active"]
+    assert one["directors"]["ns7c1"]["fit"]
+    wait_for("its status", lambda: cluster.state(pair.other)["directors"]["ns7c0"]["active"])
     assert pair.one.status()["standing"] == "active" and pair.other.status()["standing"] == "standby"
     shown = cluster.network["ns7c0"].run("ip", "address", "show", DEVICE)
     assert f"inet {VIP}/32 scope global dynamic noprefixroute" in shown
@@ -166,7 +167,7 @@ def test_an_address_that_somebody_removes_comes_back(pair: Pair) -> None:
 
 def test_poisoned_caches_are_healed(pair: Pair) -> None:
     cluster = pair.cluster
-    cluster.network["client"].ip("neigh", "replace", VIP, "lladdr", "02:00:00:00:00:66", "dev", DEVICE)
+    cluster.network["client"].ip("neigh", "replace", VIP, "lladdr", "02:00:00:00:00:66", "nud", "stale", "dev", DEVICE)
     assert pair.one.command("arp").returncode == 0
     wait_for("the true address", lambda: cluster.neighbour("client") == cluster.mac("ns7c0"))
 
@@ -241,7 +242,8 @@ def test_split_brain_heals(pair: Pair, flaps: int) -> None:
     for _ in range(flaps):
         cluster.network.cut("ns7c1")
         wait_for("both hold it", lambda: cluster.holders() == ["ns7c0", "ns7c1"])
-        cluster.network["client"].ip("neigh", "replace", VIP, "lladdr", cluster.mac("ns7c1"), "dev", DEVICE)
+        cluster.network["client"].ip("neigh", "replace", VIP, "lladdr", cluster.mac("ns7c1"), "nud", "stale",
+                                     "dev", DEVICE)
         cluster.network.mend("ns7c1")
         began = time.monotonic()
         cluster.wait_holder("ns7c0")
@@ -283,7 +285,7 @@ def test_named_that_listens_everywhere(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         cluster.serve("ns7c1", "listen-on { any; };")
         cluster.serve("ns7c2")
-        one, other = cluster.director("ns7c0"), cluster.director("ns7c1")
+        one, other = cluster.pair()
         cluster.wait_holder("ns7c0")
         answered = 0
         for _ in range(10):
