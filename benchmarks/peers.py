@@ -37,6 +37,7 @@ class Plan:
     ns7_command: str = ns7.COMMAND
     prefix: tuple[str, ...] = ()
     checks: bool = False
+    extra: str = ""                     # further lines of ns7's service
 
 
 @dataclass
@@ -109,7 +110,7 @@ stream {{
 
 
 def _start_ns7(lab: Lab, plan: Plan) -> Running:
-    service = ns7.Service("bench", plan.listen, [(server, 1) for server in plan.servers])
+    service = ns7.Service("bench", plan.listen, [(server, 1) for server in plan.servers], extra=plan.extra)
     balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command, prefix=plan.prefix)
     return Running(plan.name, plan.listen, balancer.process, balancer.workers)
 
@@ -184,13 +185,15 @@ def versions(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def start(lab: Lab, name: str, backends: servers.Servers, count: int, workers: int, command: str) -> Running:
+def start(
+    lab: Lab, name: str, backends: servers.Servers, count: int, workers: int, command: str, extra: str = ""
+) -> Running:
     """Start one peer toward the first `count` servers and wait until it answers a query."""
     kind = KINDS[name]
     if kind.start is None:
         return Running(name, backends.addresses[0], backends.processes[0], lambda: [backends.processes[0].pid])
-    label = f"{name}-{count}"
-    plan = Plan(label, Address("127.0.0.1", free_port()), backends.first(count), workers, command)
+    listen = Address("127.0.0.1", free_port())
+    plan = Plan(f"{name}-{listen.port}", listen, backends.first(count), workers, command, extra=extra)
     running = kind.start(lab, plan)
     running.name = name
     if not wait_answer(plan.listen, servers.PROBE, time.monotonic() + START_SECONDS, running.process.alive):

@@ -35,6 +35,7 @@ from balancer.config.values import (
 
 SERVICES_MAX = 64
 WHEN_ALL_DOWN = ("try-all", "servfail", "drop")
+RETRY_RCODES = {"FORMERR": 1, "SERVFAIL": 2, "NXDOMAIN": 3, "NOTIMP": 4, "REFUSED": 5, "NOTAUTH": 9}
 SERVERS_MAX = 256
 ROLES = ("balancer", *sorted(components()))
 
@@ -137,6 +138,10 @@ class Service(Section):
         description="How long one server is waited for before another is asked too; auto: by its round-trip times.")
     retry_budget: Annotated[int, PlainValidator(whole(0, 100))] = Field(
         default=10, description="Percent of the queries, and 100 per second, that may be sent twice for slowness.")
+    retry_rcodes: tuple[Annotated[str, PlainValidator(choice(*RETRY_RCODES))], ...] = Field(
+        default=("SERVFAIL", "REFUSED"),
+        description="Answers that are not believed before another server was asked, for 2 percent of the queries and "
+        "10 per second: a server that lost its zones answers fastest. An empty list = none.")
     suspend: Annotated[str, PlainValidator(choice("on", "off"))] = Field(
         default="on", description="Whether a server that refuses, or is silent while others answer, is passed over.")
     min_alive: Annotated[int, PlainValidator(whole(1, 256))] = Field(

@@ -274,7 +274,8 @@ class Hosts:
 
 def _wanted(config: Config) -> list[str]:
     """The kinds of processes that a host with this configuration runs, who moves floating addresses last."""
-    return [*(name for name in CORE if name != "worker"),
+    return [*(name for name, kind in CORE.items() if name != "worker" and (
+                not kind.needs or getattr(getattr(config, kind.section), kind.needs))),
             *sorted((name for name, record in components().items()
                      if name in config.roles and record.wanted(getattr(config, name))),
                     key=lambda name: (_floats(name), name))]

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from balancer.config import Config, Endpoint
     from balancer.config.model import Server, Service
 
-DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "retry_budget", "suspend", "min_alive",
-             "when_all_down")
+DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "retry_budget", "retry_rcodes",
+             "suspend", "min_alive", "when_all_down")
 TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
             "tcp_connections_max", "tcp_per_client")
 LEAST_PER_CLIENT = 8        # of tcp_per_client in one worker: a client's few connections may all meet the same one
@@ -321,7 +321,8 @@ class State:
         self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9),
                                round(service.slow_start * 1e9))
         self.table.set_retry(number, service.retry == "on", round(service.retry_after * 1e9), service.retry_budget,
-                             service.suspend == "on", service.min_alive, _when_all_down(service))
+                             _retry_rcodes(service), service.suspend == "on", service.min_alive,
+                             _when_all_down(service))
 
     def _apply_services(self, config: Config) -> list[str]:
         changes = []
@@ -445,6 +446,13 @@ def _when_all_down(service: Service) -> int:
     from balancer.config.model import WHEN_ALL_DOWN
 
     return WHEN_ALL_DOWN.index(service.when_all_down)
+
+
+def _retry_rcodes(service: Service) -> int:
+    """The rcodes as a set of bits, as the table wants them."""
+    from balancer.config.model import RETRY_RCODES
+
+    return sum(1 << RETRY_RCODES[name] for name in set(service.retry_rcodes))
 
 
 def _text(address: object) -> str | None:

@@ -38,7 +38,7 @@ cdef extern from *:
     void check "NS7_CHECK"(bint condition) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 3          # raised by every change of a struct in this file
+    LAYOUT_VERSION = 4          # raised by every change of a struct in this file
     MAX_SERVICES = 64           # service slots
     MAX_SERVERS = 256           # server slots per service
     NAME_BYTES = 64             # a name is at most 63 bytes of ASCII, padded with zeros
@@ -146,6 +146,7 @@ cdef struct ConfigService:      # writer: supervisor
     uint64_t retry              # 1: queries may be sent to a second server
     uint64_t retry_after_ns     # 0: automatic
     uint64_t retry_percent      # budget of second servers for queries that only take long
+    uint64_t retry_rcodes       # bit 2: SERVFAIL is not believed before another server was asked, and so on
     uint64_t suspend            # 1: servers that do not answer are passed over
     uint64_t min_alive          # with fewer trusted servers all are tried
     uint64_t when_all_down      # WhenAllDown (datapath/back.pxd)

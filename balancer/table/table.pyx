@@ -176,8 +176,8 @@ cdef class ConfigTable(Region):
         store(&self.entry[service].slow_start_ns, slow_start_ns)
         store(&self.entry[service].state, SERVICE_PRESENT)
 
-    def set_retry(self, int service, bint retry, uint64_t after_ns, uint64_t percent, bint suspend, uint64_t min_alive,
-                  uint64_t when_all_down):
+    def set_retry(self, int service, bint retry, uint64_t after_ns, uint64_t percent, uint64_t rcodes, bint suspend,
+                  uint64_t min_alive, uint64_t when_all_down):
         """When queries are sent again, and who is passed over; fields of the same names in layout.pxd."""
         self._own()
         self._server(service, 0)
@@ -185,6 +185,7 @@ cdef class ConfigTable(Region):
         store(&entry.retry, retry)
         store(&entry.retry_after_ns, after_ns)
         store(&entry.retry_percent, percent)
+        store(&entry.retry_rcodes, rcodes)
         store(&entry.suspend, suspend)
         store(&entry.min_alive, min_alive)
         store(&entry.when_all_down, when_all_down)

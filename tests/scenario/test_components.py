@@ -185,7 +185,8 @@ FAILURES = [
 @pytest.mark.parametrize("where", FAILURES)
 def test_crashes_cost_nobody_else_anything(start: StartBalancer, nameserver: StartServer, where: str) -> None:
     """Under load: no query lost, no other process restarted, and it all still ends in order."""
-    balancer = start([nameserver().address], env=CRASHER, more=f'[crasher]\nwhere = "{where}"', traceback=True)
+    balancer = start([nameserver().address], env=CRASHER, more=f'[crasher]\nwhere = "{where}"', traceback=True,
+                     http=[free_address()])
     workers = balancer.workers()
     changes = [(0.4, partial(balancer.reload, more=f'[crasher]\nwhere = "{where}"')),
                (0.6, partial(balancer.request, "crasher.raise")), (0.8, partial(balancer.request, "status"))]
