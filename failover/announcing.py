@@ -12,11 +12,11 @@ class Announcements:
 
     def __init__(self, refresh: float) -> None:
         self.refresh = refresh
-        self._due: list[float] = []
+        self._due: list[tuple[float, int]] = []         # when, how many
 
     def begin(self, now: float) -> int:
         """The address is here, or was another's for a moment; how often to tell now."""
-        self._due = [now + AFTER_CONFLICT, now + SECOND]
+        self._due = [(now + AFTER_CONFLICT, BURST), (now + SECOND, BURST)]
         return BURST
 
     def end(self) -> None:
@@ -26,14 +26,12 @@ class Announcements:
     @property
     def wake(self) -> float | None:
         """When `due` has something next."""
-        return self._due[0] if self._due else None
+        return self._due[0][0] if self._due else None
 
     def due(self, now: float) -> int:
         """How often to tell now."""
-        if not self._due or now < self._due[0]:
+        if not self._due or now < self._due[0][0]:
             return 0
-        self._due.pop(0)
-        if self._due:
-            return BURST
-        self._due = [now + self.refresh]
-        return 1
+        _, count = self._due.pop(0)
+        self._due = self._due or [(now + self.refresh, 1)]
+        return count

@@ -115,9 +115,8 @@ def _parse(text: str, file: str) -> dict[str, Any]:
 
 def _load(text: str, file: str, wanted: str | None) -> Config:
     document = _parse(text, file)
-    fingerprint = _fingerprint(document)        # before the hosts' own tables are taken apart
-    config = _choose(document, text, file, wanted)
-    config._fingerprint = fingerprint
+    config = _choose(dict(document), text, file, wanted)
+    config._fingerprint = _fingerprint(document)
     return config
 
 
