@@ -52,7 +52,6 @@ zone "{zone}" {{ type primary; file "zone"; }};
 
 KEEPALIVED_CONF = """global_defs {{
   router_id test
-  vrrp_startup_delay 0
 }}
 vrrp_instance VI {{
   state BACKUP
@@ -89,7 +88,8 @@ class Cluster:
     def __init__(self, folder: Path, interval: str = "300ms", *, vip6: bool = False, peers: bool = False,
                  more: str = "", directors: Mapping[str, int] = DIRECTORS) -> None:
         require_netns()
-        self.folder, self.interval, self.vip6, self.directors = folder, interval, vip6, dict(directors)
+        self.folder, self.interval, self.vip6, self.peers = folder, interval, vip6, peers
+        self.directors = dict(directors)
         self._stack = contextlib.ExitStack()
         self.network = self._stack.enter_context(Network(HOSTS))
         key = folder / "key"
@@ -153,13 +153,13 @@ class Cluster:
             self.wait_failover(balancer)
         return balancer
 
-    def keepalived(self, name: str, priority: int, peers: bool = False) -> subprocess.Popen[bytes]:
+    def keepalived(self, name: str, priority: int) -> subprocess.Popen[bytes]:
         """keepalived in a director's place; its log is in the cluster's folder."""
         program = require_program("keepalived", "keepalived")
         folder = self.folder / f"keepalived-{name}"
         folder.mkdir(exist_ok=True)
         others = "".join(f"    {self.network[one].address4}\n" for one in DIRECTORS if one != name)
-        text = f"unicast_src_ip {self.network[name].address4}\n  unicast_peer {{\n{others}  }}" if peers else ""
+        text = f"unicast_src_ip {self.network[name].address4}\n  unicast_peer {{\n{others}  }}" if self.peers else ""
         config = folder / "keepalived.conf"
         config.write_text(KEEPALIVED_CONF.format(
             device=DEVICE, vrid=VRID, priority=priority, interval=float(self.interval.removesuffix("ms")) / 1000,

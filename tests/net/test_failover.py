@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -10,7 +11,6 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -79,7 +79,8 @@ def adverts(cluster: Cluster) -> Iterator[list[tuple[float, str, int]]]:
     host = cluster.network["client"]
     with host.socket(socket.AF_INET, socket.SOCK_RAW, PROTOCOL) as one:
         one.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, frames.GROUP4.packed + socket.inet_aton(host.address4))
+        member = frames.GROUP4.packed + socket.inet_aton(host.address4)
+        one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
         yield heard
         one.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -149,7 +150,7 @@ def test_the_spare_goes_on_at_once(pair: Pair) -> None:
     with adverts(cluster) as heard:
         seen = cluster.load(3, [(1.0, lambda: os.kill(victim, signal.SIGKILL))])
     assert seen.lost == [] and failover_pid(pair.one) not in (0, victim)
-    gaps = [later[0] - earlier[0] for earlier, later in zip(heard, heard[1:], strict=False)]
+    gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(heard)]
     assert {sender for _, sender, _ in heard} == {"192.0.2.87"} and max(gaps) < DOWN, gaps
     assert pair.transitions() == before
 
@@ -189,7 +190,8 @@ def test_hostile_adverts_change_nothing(pair: Pair) -> None:
 
     good = made()
     wrong = {
-        "ttl": [(good, 64)], "vrid": [(made(vrid=8), 255)], "interval": [(made(interval=40), 255), (made(interval=0), 255)],
+        "ttl": [(good, 64)], "vrid": [(made(vrid=8), 255)],
+        "interval": [(made(interval=40), 255), (made(interval=0), 255)],
         "addresses": [(made(addresses=("192.0.2.91",)), 255), (made(addresses=(VIP, "192.0.2.91")), 255)],
         "checksum": [(good[:6] + b"\x12\x34" + good[8:], 255)], "version": [(b"\x21" + good[1:], 255)],
         "type": [(b"\x32" + good[1:], 255)],

@@ -17,7 +17,7 @@ RULES = {version: advert.Rules(7, 0.3, frozenset([vip]), frozenset(), frozenset(
 KEY = b"fuzz" * 8
 
 
-def message(source: IPv4Address | IPv6Address, group: IPv4Address | IPv6Address, vip: IPv4Address | IPv6Address) -> bytes:
+def message(source: advert.Address, group: advert.Address, vip: advert.Address) -> bytes:
     body = b"\x31\x07\x64\x01\0\x1e\0\0" + vip.packed
     total = advert.checksum(advert.pseudo_header(source, group, len(body)) + body)
     return body[:6] + total.to_bytes(2, "big") + body[8:]

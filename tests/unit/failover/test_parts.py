@@ -46,7 +46,8 @@ def test_fitness() -> None:
     assert fitness.reason([], up, [], 100_000_000_000) == "no worker is alive"
     down = [{"servers": [{"state": "down"}, {"state": "drained"}]}]
     assert fitness.reason([99_000_000_000], down, [], 100_000_000_000) == "no server can be reached"
-    assert "held by another program" in fitness.reason([99_000_000_000], up, ["192.0.2.90 port 53/udp"], 100_000_000_000)
+    thief = ["192.0.2.90 port 53/udp"]
+    assert "held by another program" in fitness.reason([99_000_000_000], up, thief, 100_000_000_000)
     one = Fitness()
     assert [one.look(why) for why in ("", "x", "", "", "")] == [True, False, False, True, True]
 
@@ -72,8 +73,9 @@ def test_mistakes_in_the_section(line: str) -> None:
 
 
 def test_a_source_is_never_a_floating_address() -> None:
+    address = 'address = "192.0.2.1:53"'
     with pytest.raises(ConfigError, match="floating address"):
-        load_text(PLAIN.replace('address = "192.0.2.1:53"', 'address = "192.0.2.1:53"\nsource = "192.0.2.90"') + SECTION)
+        load_text(PLAIN.replace(address, f'{address}\nsource = "192.0.2.90"') + SECTION)
 
 
 def test_the_same_file_has_the_same_fingerprint() -> None:
@@ -108,7 +110,8 @@ def test_frames_survive_their_maker() -> None:
 
 SNAPSHOT = {"active": True, "state": "active", "since": 0.0, "priority": 200, "wish": "auto", "fit": True, "why": "",
             "node": "ns7c0", "addresses": ["192.0.2.90"], "interface": "eth0", "virtual_router_id": 7, "interval": 0.3,
-            "peer": "192.0.2.88", "peer_priority": 100, "peer_age": 12.0, "heard": 1, "troubles": [["port", "x", "taken"]],
+            "peer": "192.0.2.88", "peer_priority": 100, "peer_age": 12.0, "heard": 1,
+            "troubles": [["port", "x", "taken"]],
             "directors": {"ns7c1": {"fit": False, "why": "no\nworker", "state": "standby", "age": 0.5}},
             "counts": {"transitions": 3, "dropped ttl": 2}, "at": 1.0, "frames": {}}
 
@@ -135,9 +138,9 @@ def test_doctor(tmp_path: Path) -> None:
     found = list(doctor(SimpleNamespace(interface="none0", key_file=None)))
     assert len(found) == 2 and "none0" in found[0].what
     key = tmp_path / "key"
-    assert "No such file" in list(doctor(SimpleNamespace(interface="lo", key_file=str(key))))[0].what
+    assert "No such file" in next(iter(doctor(SimpleNamespace(interface="lo", key_file=str(key))))).what
     key.write_text("k")
     key.chmod(0o644)
-    assert "everybody" in list(doctor(SimpleNamespace(interface="lo", key_file=str(key))))[0].what
+    assert "everybody" in next(iter(doctor(SimpleNamespace(interface="lo", key_file=str(key))))).what
     key.chmod(0o640)
     assert list(doctor(SimpleNamespace(interface="lo", key_file=str(key)))) == []

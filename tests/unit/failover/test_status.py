@@ -64,7 +64,7 @@ def test_recordings_of_an_earlier_process_are_dead() -> None:
     other.read(reborn.tell({}))
     reborn.read(other.tell({}))
     assert other.read(reborn.tell({})) is not None
-    assert {reason(other, datagram) for datagram in recorded} == {"replayed"}, "its session has been followed by another"
+    assert {reason(other, datagram) for datagram in recorded} == {"replayed"}, "its session is over"
 
 
 def test_what_answers_nothing_new_is_not_believed() -> None:
