@@ -326,6 +326,7 @@ class Runner:
         self._changed.set()
         if active:
             self._spawn(self._look_for_strangers())
+            self._ticks = 0                         # and with the next tick: named needs a moment
 
     def _declare(self) -> None:
         machine, now = self._machine, self._host.clock()

@@ -77,8 +77,8 @@ class ClusterSettings(Settings):
 
     def text(self, control: Path) -> str:
         nodes = [f'[nodes.{name}.admin]\nsocket = "{folder}/ns7.sock"\n[nodes.{name}.process]\n'
-                 f'state_dir = "{folder}/state"\n[nodes.{name}.failover]\npriority = {dict(self.priorities)[name]}'
-                 for name, folder in self.folders]
+                 f'state_dir = "{folder}/state"' for name, folder in self.folders]
+        nodes += [f"[nodes.{name}.failover]\npriority = {priority}" for name, priority in self.priorities]
         return super().text(Path("/nowhere/ns7.sock")) + "\n".join(nodes) + "\n"
 
 
@@ -136,20 +136,23 @@ class Cluster:
         """Until its failover process is at work."""
         wait_for("failover", lambda: balancer.control.exists() and self.state(balancer), 20)
 
-    def director(self, name: str, *, env: Mapping[str, str] | None = None, wait: bool = True,
+    def director(self, name: str, *, env: Mapping[str, str] | None = None, wait: bool = True, failover: bool = True,
                  **settings: Any) -> Balancer:
-        """ns7 on this host, ready; ended and examined by the caller's `stop`, else killed with the cluster."""
+        """ns7 on this host, ready; ended and examined by the caller's `stop`, else killed with the cluster.
+
+        Without `failover` somebody else moves the address.
+        """
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         listen = [f"{VIP}:53", *([f"[{VIP6}]:53"] if self.vip6 else [])]
         servers = [f"{self.network[server].address4}:53" for server in ("ns7c1", "ns7c2")]
-        settings = {"more": self.section, **settings}
+        settings = {"more": self.section if failover else "", **settings}
         balancer = Balancer(
             folder, servers, listen, wait=wait, prefix=self.network[name].prefix, env={"NS7_NODE": name, **(env or {})},
             kind=ClusterSettings, folders=tuple((one, str(self.folder / one)) for one in DIRECTORS),
-            priorities=tuple(self.directors.items()), **settings)
+            priorities=tuple(self.directors.items()) if failover else (), **settings)
         self._stack.callback(lambda: None if balancer.ended else balancer.kill())
-        if wait:
+        if wait and failover:
             self.wait_failover(balancer)
         return balancer
 

@@ -19,7 +19,7 @@ from failover.advert import PROTOCOL
 from failover.frames import parse
 from tests.helpers import processes
 from tests.helpers.cluster import VIP, VIP6, VRID, Cluster, failover_pid, signal_all
-from tests.helpers.daemon import Balancer
+from tests.helpers.daemon import COMMAND, Balancer
 from tests.helpers.network import DEVICE
 from tests.helpers.waiting import wait_for
 
@@ -235,6 +235,47 @@ def test_stop_and_start_lose_nothing(pair: Pair) -> None:
     pair.one = started[0]
     assert seen.lost == []
     cluster.wait_holder("ns7c0")
+
+
+def test_reload(pair: Pair) -> None:
+    """Another priority, interval and address list, while it runs."""
+    cluster = pair.cluster
+    before = pair.one.settings
+    pair.one.reload(priorities=(("ns7c0", 50), ("ns7c1", 100)))
+    cluster.wait_holder("ns7c1")
+    pair.one.reload(priorities=tuple(cluster.directors.items()))
+    cluster.wait_holder("ns7c0")
+    assert pair.one.settings == before
+    more = before.more.replace('"300ms"', '"200ms"')        # type: ignore[attr-defined]
+    for balancer in (pair.one, pair.other):
+        balancer.reload(more=more)
+    wait_for("the new interval", lambda: all(cluster.state(each)["interval"] == 0.2 for each in (pair.one, pair.other)))
+    for balancer in (pair.one, pair.other):
+        balancer.reload(more=before.more)
+    assert cluster.holders() == ["ns7c0"] and cluster.answers()
+
+
+def test_cleanup_after_ns7(tmp_path: Path) -> None:
+    """`ns7 failover cleanup`, as ExecStopPost runs it; and ns7 waits for its own addresses, not for floating ones."""
+    with Cluster(tmp_path) as cluster:
+        host = cluster.network["ns7c0"]
+        host.ip("address", "add", f"{VIP}/32", "dev", DEVICE)
+        config = tmp_path / "ns7.toml"
+        config.write_text(
+            f'[[service]]\nname = "dns"\nlisten = ["{VIP}:53", "192.0.2.99:53"]\n[[service.server]]\nname = "s"\n'
+            f'address = "192.0.2.88:53"\n[process]\nworkers = 1\nstate_dir = "{tmp_path}/state"\n'
+            f'[admin]\nsocket = "{tmp_path}/ns7.sock"\nlisten = []\n{cluster.section}')
+        assert f"removed {VIP}" in host.run(*COMMAND, "failover", "cleanup", "-c", str(config))
+        assert cluster.holders() == []
+        assert "nothing" in host.run(*COMMAND, "failover", "cleanup", "-c", str(config))
+        log = tmp_path / "log"
+        with log.open("wb") as out:
+            process = host.popen(*COMMAND, "run", "-c", str(config), stdout=out, stderr=out)
+        wait_for("it waits", lambda: "waiting: 192.0.2.99:53" in log.read_text())
+        host.ip("address", "add", "192.0.2.99/24", "dev", DEVICE)
+        wait_for("it serves", lambda: "ns7 ready" in log.read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ INTERVAL = 0.3
 REJECTED = ("nvalid", "rror", "ejected", "mismatch", "bogus", "iscarded")
 
 
-@pytest.fixture(params=[False, True], ids=["multicast", "unicast"])
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["multicast", "unicast"])
 def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("keepalived"), peers=request.param) as cluster:
         cluster.serve("ns7c1")
