@@ -189,7 +189,6 @@ class Runner:
             await self._in_thread(gone.close)
             self._virtual = virtual(config)
             self._addresses = Addresses(config.interface, self._virtual)
-        self._statuses.configure(config, self._wire.plan if self._wire is not None else None)
         with contextlib.suppress(OSError):
             self._rewire(await self._in_thread(self._addresses.look))
         if self._machine.active:
@@ -206,6 +205,7 @@ class Runner:
         if address is None:
             return False
         self._machine.settings = self._settings(str(address))
+        self._statuses.configure(self._config, plan)
         priorities = (LEAVING, UNFIT, RELEASED, TAKEN, self._config.priority)
         if self._wire is not None and (self._wire.plan, tuple(self._wire.stored.adverts)) == (plan, priorities):
             return True
@@ -216,7 +216,6 @@ class Runner:
         self._wire = wire
         for version, reader in wire.readers.items():
             self._loop.add_reader(reader.fileno(), self._on_adverts, version)
-        self._statuses.configure(self._config, plan)
         self._host.log(f"virtual router {plan.vrid} on {plan.interface}, from {address}: "
                        + ", ".join(map(str, plan.addresses)))
         return True

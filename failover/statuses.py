@@ -30,6 +30,15 @@ ASK_WAIT = 2.0                  # seconds for the supervisor's answer
 Trouble = Callable[[str, str, str, str, str], None]
 
 
+def _read_key(path: str) -> tuple[bytes, str]:
+    """The key, or why there is none."""
+    try:
+        key = Path(path).read_bytes().strip()
+    except OSError as error:
+        return b"", f"{path}: {error.strerror}"
+    return (key, "") if len(key) >= KEY_BYTES else (b"", f"{path} has less than {KEY_BYTES} bytes")
+
+
 class Statuses:
     """Tells and hears. `count(what)` and `trouble(kind, subject, before, after, reason)` are the owner's."""
 
@@ -41,38 +50,27 @@ class Statuses:
         self._socket: socket.socket | None = None
         self._targets: list[tuple[Any, ...]] = []
         self._opened: object = None
+        self._why = ""
         self._live: dict[str, Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def configure(self, config: Any, plan: Plan | None) -> None:
-        """Open the socket anew when what it depends on has changed."""
-        key = self._read_key(config.key_file) if config.key_file else b""
-        wanted = (key, config.status_port, plan)
-        if plan is None or wanted == self._opened:
-            return
-        self.close()
-        self._opened = wanted
-        if not key:
-            return
-        try:
-            self._open(plan, config.status_port)
-        except OSError as error:
+    def configure(self, config: Any, plan: Plan) -> None:
+        """Open the socket anew when what it depends on has changed, the key too. Called each second."""
+        key, why = _read_key(config.key_file) if config.key_file else (b"", "")
+        wanted: object = (key, config.status_port, plan)
+        if wanted != self._opened:
             self.close()
-            self._opened = None                 # tried again with the next look at the interface
-            self._host.log(f"no status of other directors: port {config.status_port}: {error.strerror}")
-            return
-        self._exchange = Exchange(key, self._host.node, secrets.token_hex(8))
-
-    def _read_key(self, path: str) -> bytes:
-        try:
-            key = Path(path).read_bytes().strip()
-        except OSError as error:
-            self._host.log(f"no status of other directors: {path}: {error.strerror}")
-            return b""
-        if len(key) < KEY_BYTES:
-            self._host.log(f"no status of other directors: {path} has less than {KEY_BYTES} bytes")
-            return b""
-        return key
+            if key:
+                try:
+                    self._open(plan, config.status_port)
+                    self._exchange = Exchange(key, self._host.node, secrets.token_hex(8))
+                except OSError as error:
+                    self.close()
+                    wanted, why = None, f"port {config.status_port}: {error.strerror}"
+            self._opened = wanted
+        if why != self._why and why:
+            self._host.log(f"no status of other directors: {why}")
+        self._why = why
 
     def _open(self, plan: Plan, port: int) -> None:
         version = 4 if plan.source(4) is not None and (plan.others(4) or not plan.others(6)) else 6

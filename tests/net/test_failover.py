@@ -310,9 +310,17 @@ def test_a_host_that_stood_still(pair: Pair) -> None:
 
 @pytest.mark.long
 def test_a_dead_host_answers_no_arp(tmp_path: Path) -> None:
-    """The whole unit SIGKILLed: the other one serves, the address ends here by itself, the alert comes."""
+    """The whole unit SIGKILLed: the other one serves, the address ends here by itself, the alert comes.
+
+    When only the supervisor is killed its children say farewell and remove it themselves.
+    """
     with Cluster(tmp_path) as cluster:
         pair = Pair(cluster)
+        os.kill(pair.one.pid, signal.SIGKILL)
+        cluster.wait_holder("ns7c1", 3)
+        pair.one.kill()
+        pair.one = cluster.director("ns7c0")
+        pair.settle()
         signal_all(pair.one, signal.SIGKILL)
         wait_for("the other one has it", lambda: "ns7c1" in cluster.holders(), 5)
         cluster.wait_holder("ns7c1", 7)
