@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,18 +111,23 @@ class Cluster:
 
     # Who runs
 
-    def serve(self, name: str, listen: str | None = None) -> subprocess.Popen[bytes]:
-        """BIND on this host: at its own address, or as `listen` says (words of named.conf)."""
+    def serve(self, name: str, listen: str | None = None, user: str = "") -> subprocess.Popen[bytes]:
+        """BIND on this host: at its own address, or as `listen` says (words of named.conf).
+
+        As another user it shares no port with ns7: SO_REUSEPORT wants the same one.
+        """
         program = require_program("named", "bind9")
-        host, folder = self.network[name], self.folder / f"named-{name}"
-        folder.mkdir()
+        host, folder = self.network[name], Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        if user:
+            shutil.chown(folder, user)
         (folder / "zone").write_text(ZONE_TEXT)
         if listen is None:
             listen = f"listen-on {{ {host.address4}; }}; listen-on-v6 {{ none; }};"
         config = folder / "named.conf"
         config.write_text(NAMED_CONF.format(folder=folder, listen=listen, zone=ZONE))
         with (folder / "log").open("wb") as log:
-            process = host.popen(program, "-g", "-n", "1", "-c", str(config), stdout=log, stderr=log)
+            words = [program, "-g", "-n", "1", "-c", str(config), *(["-u", user] if user else [])]
+            process = host.popen(*words, stdout=log, stderr=log)
         wait_for(f"named on {name}", lambda: self.answers(host.address4, "client"), 20)
         return process
 
@@ -207,9 +214,10 @@ class Cluster:
     def mac(self, name: str) -> str:
         return self.network[name].run("cat", f"/sys/class/net/{DEVICE}/address").strip()
 
-    def load(self, seconds: float, schedule: Schedule = (), qps: float = 1000) -> Result:
+    def load(self, seconds: float, schedule: Schedule = (), qps: float = 1000, patience: float = 3.0) -> Result:
         """The one-shot client on the host "client" asking the virtual address; see benchmarks.oneshot."""
-        plan = Plan((VIP, 53), qps, seconds, [wire.query(f"n{number}.wild.{ZONE}") for number in range(500)], 16, 3.0)
+        plan = Plan((VIP, 53), qps, seconds, [wire.query(f"n{number}.wild.{ZONE}") for number in range(500)], 16,
+                    patience)
         with self.network["client"].entered():
             return run(plan, schedule)
 

@@ -119,6 +119,7 @@ def test_release_and_return_lose_nothing(pair: Pair) -> None:
     assert cluster.neighbour("client") == cluster.mac("ns7c0")
 
 
+@pytest.mark.long
 def test_takeover_by_command(pair: Pair) -> None:
     cluster = pair.cluster
     seen = cluster.load(2, [(0.5, lambda: pair.other.command("failover", "takeover"))])
@@ -132,11 +133,11 @@ def test_takeover_by_command(pair: Pair) -> None:
 
 def test_a_director_that_is_cut_off_is_followed(pair: Pair) -> None:
     cluster = pair.cluster
-    seen = cluster.load(3, [(1.0, lambda: cluster.network.cut("ns7c0"))])
+    seen = cluster.load(3, [(1.0, lambda: cluster.network.cut("ns7c0"))], patience=0.5)
     assert cluster.holders() == ["ns7c0", "ns7c1"], "nobody tells the one that is cut off"
     assert 0 < len(seen.lost) <= 1000 * (DOWN + 2.0)
     assert cluster.answers()
-    seen = cluster.load(2, [(0.5, lambda: cluster.network.mend("ns7c0"))])
+    cluster.network.mend("ns7c0")
     cluster.wait_holder("ns7c0", 2)
     assert cluster.neighbour("client") == cluster.mac("ns7c0")
 
@@ -209,6 +210,7 @@ def test_hostile_adverts_change_nothing(pair: Pair) -> None:
     assert pair.counts(pair.other).get("transitions", 0) == before.get("transitions", 0)
 
 
+@pytest.mark.long
 def test_another_program_at_the_address_lowers_the_priority(pair: Pair) -> None:
     """Who takes VIP:53 on the active director makes the other one active; nobody is told twice."""
     cluster = pair.cluster
@@ -220,6 +222,7 @@ def test_another_program_at_the_address_lowers_the_priority(pair: Pair) -> None:
     cluster.wait_holder("ns7c0", 15)
 
 
+@pytest.mark.long
 def test_stop_and_start_lose_nothing(pair: Pair) -> None:
     """`ns7 stop` on the active director: make before break; and it takes the address back when it returns."""
     cluster = pair.cluster
@@ -334,7 +337,7 @@ def test_a_dead_host_answers_no_arp(tmp_path: Path) -> None:
 def test_named_that_listens_everywhere(tmp_path: Path) -> None:
     """BIND's default listen-on on a director: it gets none of the virtual address's queries."""
     with Cluster(tmp_path) as cluster:
-        cluster.serve("ns7c1", "listen-on { any; };")
+        cluster.serve("ns7c1", "listen-on { any; };", "bind")
         cluster.serve("ns7c2")
         one, other = cluster.pair()
         cluster.wait_holder("ns7c0")
