@@ -31,6 +31,7 @@ from tests.helpers.waiting import wait_for
 RATE = 1000
 ACTIVE, STANDBY = DIRECTORS
 LOOK = 0.5                  # seconds of load before anything happens
+PATIENCE = 1.0              # seconds until an unanswered query is lost
 SO_TIMESTAMPNS = 35
 
 
@@ -88,7 +89,7 @@ def load(made: Field, what: Callable[[], object], seconds: float) -> tuple[Any, 
         began.append(time.monotonic())
         what()
 
-    result = made.cluster.load(seconds, [(LOOK, act)], qps=RATE)
+    result = made.cluster.load(seconds, [(LOOK, act)], qps=RATE, patience=PATIENCE)
     return result, began[0] - result.start
 
 

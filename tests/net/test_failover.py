@@ -258,6 +258,7 @@ def test_reload(pair: Pair) -> None:
     assert cluster.holders() == ["ns7c0"] and cluster.answers()
 
 
+@pytest.mark.long
 def test_cleanup_after_ns7(tmp_path: Path) -> None:
     """`ns7 failover cleanup`, as ExecStopPost runs it; and ns7 waits for its own addresses, not for floating ones."""
     with Cluster(tmp_path) as cluster:
