@@ -10,11 +10,12 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import meter, ns7, servers
@@ -23,6 +24,7 @@ from benchmarks.load import wait_answer
 
 BUFFER = 4 << 20
 START_SECONDS = 15.0
+RELOADS, CHANGE_PAUSE = 10, 0.2         # of a peer that is changed while it is used; seconds between two changes
 NGINX_MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/local/libexec/nginx")
 
 
@@ -42,7 +44,8 @@ class Plan:
 
 @dataclass
 class Running:
-    """A started peer. `workers()` are the processes that forward."""
+    """A started peer. `workers()` are the processes that forward. `change()` changes its servers again and again, for
+    some seconds, where that can be done while it runs."""
 
     name: str
     target: Address
@@ -50,6 +53,7 @@ class Running:
     workers: Callable[[], list[int]]
     question: tuple[str, str] = servers.PROBE
     notes: list[str] = field(default_factory=list)
+    change: Callable[[], None] | None = None
 
 
 def sockets_per_server(count: int) -> int:
@@ -112,7 +116,23 @@ stream {{
 def _start_ns7(lab: Lab, plan: Plan) -> Running:
     service = ns7.Service("bench", plan.listen, [(server, 1) for server in plan.servers], extra=plan.extra)
     balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command, prefix=plan.prefix)
-    return Running(plan.name, plan.listen, balancer.process, balancer.workers)
+    return Running(plan.name, plan.listen, balancer.process, balancer.workers,
+                   change=lambda: _change_ns7(balancer, service, plan.workers))
+
+
+def _change_ns7(balancer: ns7.Balancer, service: ns7.Service, workers: int) -> None:
+    """Ten reloads, also of the number of workers; then the last server is drained, removed and added again."""
+    for number in range(RELOADS):
+        changed = replace(service, servers=[(address, 1 + number % 2) for address, _ in service.servers])
+        balancer.reload(ns7.config_text([changed], workers + (number in (3, 4, 5)), balancer.control))
+        time.sleep(CHANGE_PAUSE)
+    address = service.servers[-1][0]
+    name = f"{service.name}/{ns7.server_name(address)}"
+    balancer.request("server.set", server=name, state="drained")
+    time.sleep(CHANGE_PAUSE)
+    balancer.request("server.remove", server=name)
+    time.sleep(CHANGE_PAUSE)
+    balancer.request("server.add", server=name, address=str(address))
 
 
 def _start_dnsdist(lab: Lab, plan: Plan) -> Running:
@@ -130,7 +150,12 @@ def _start_nginx(lab: Lab, plan: Plan) -> Running:
     config.write_text(nginx_config(plan, lab.folder, module))
     argv = [*plan.prefix, "nginx", "-e", "stderr", "-p", str(lab.folder), "-c", str(config)]
     process = lab.start(plan.name, argv)
-    return Running(plan.name, plan.listen, process, lambda: meter.leaves(process.pid))
+    def reload() -> None:
+        for _ in range(RELOADS):
+            os.kill(process.pid, signal.SIGHUP)
+            time.sleep(CHANGE_PAUSE)
+
+    return Running(plan.name, plan.listen, process, lambda: meter.leaves(process.pid), change=reload)
 
 
 def _start_uvproxy(lab: Lab, plan: Plan) -> Running:

@@ -34,6 +34,7 @@ from balancer.config.values import (
 )
 
 SERVICES_MAX = 64
+SERVER_STATES = ("auto", "up", "down", "drained")
 WHEN_ALL_DOWN = ("try-all", "servfail", "drop")
 RETRY_RCODES = {"FORMERR": 1, "SERVFAIL": 2, "NXDOMAIN": 3, "NOTIMP": 4, "REFUSED": 5, "NOTAUTH": 9}
 SERVERS_MAX = 256
@@ -62,6 +63,9 @@ class Server(Section):
     weight: Annotated[int, PlainValidator(whole(0, 65535))] = Field(
         default=1,
         description="Share of the queries, relative to the other servers; 0 = drained, gets no new queries.")
+    state: Annotated[str, PlainValidator(choice(*SERVER_STATES))] = Field(
+        default="auto",
+        description="auto: health and what is seen decide; up, down: whatever they say; drained: gets no new queries.")
     source: Annotated[str | None, PlainValidator(ADDRESS)] = Field(
         default=None, validate_default=False, examples=["192.0.2.87"],
         description="Address to send from, of the server address's family, never a floating one; unset = the kernel "
@@ -269,6 +273,11 @@ class Config(Section):
             if record.floating is not None and name in self.roles and record.wanted(section):
                 found.update(record.floating(section))
         return frozenset(found)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The file as TOML gives it, for this host; not to be altered."""
+        return self._document
 
     def section(self, name: str) -> Any:
         """A section as it stands in the file, for a process that makes its own model of it; None: it is not there."""

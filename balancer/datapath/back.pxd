@@ -36,6 +36,7 @@ cdef struct Server:
     sockaddr_in6 peer                   # where they are connected to
     int peer_size
     Trust trust
+    bint ordered_up                     # the operator says so: trusted, whatever is seen
     bint suspected_elsewhere            # another worker suspects it, and nobody has heard it since
     uint64_t refused_ns                 # the newest refusal known of, by any worker
     int first                           # legs that wait for this server alone, in order of sending

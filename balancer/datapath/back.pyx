@@ -80,7 +80,7 @@ cdef class Back:
         server.turn = 0
         memset(&server.trust, 0, sizeof(Trust))
         server.refused_ns = 0
-        server.suspected_elsewhere = server.rescue = False
+        server.suspected_elsewhere = server.rescue = server.ordered_up = False
         for place in range(server.sockets):
             server.descriptor[place] = descriptors[place]
         # A socket that lost its route and was connected again without one has forgotten its peer: keep what is known.
@@ -317,7 +317,8 @@ cdef class Back:
 
     cdef bint trusted(self, int slot) noexcept nogil:
         cdef Server *server = &self.servers[slot]
-        return not (server.trust.suspected_since or server.trust.doubted_until or server.suspected_elsewhere)
+        return server.ordered_up or not (
+            server.trust.suspected_since or server.trust.doubted_until or server.suspected_elsewhere)
 
     cdef bint _anyone(self) noexcept nogil:
         """Whether any server that may be chosen is trusted."""

@@ -203,8 +203,9 @@ cdef class DataPath:
             slow = self.config.slow_start_ns(back.service) if back.scheduler.ramps else 0
             if any(now - self._since(back, entry) < slow for entry in entries if self._since(back, entry)):
                 self.ramped_ns = now
-            usable = [entry for entry in entries
-                      if entry.state == "present" and entry.weight and back.is_open(entry.slot)]
+            for entry in entries:
+                back.servers[<int>entry.slot].ordered_up = entry.ordered == "up"
+            usable = [entry for entry in entries if entry.takes_queries and back.is_open(entry.slot)]
             trusted = self._trusted(back, usable)
             back.scheduler.rebuild([
                 (entry.slot, _ramped(entry, self._since(back, entry), now, slow) if back.scheduler.ramps

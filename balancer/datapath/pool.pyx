@@ -52,6 +52,8 @@ cdef class Pool:
     def set_server(self, int slot, host, int port, source, int limit):
         """Where the server in `slot` is, from which address it is asked (None: any), how many connections it takes."""
         cdef Target *target = &self.targets[slot]
+        if not target.present:
+            target.avoided_until_ns = 0         # that was another server
         target.address_size = _write_address(&target.address, host, port)
         target.source_size = _write_address(&target.source, source, 0) if source is not None else 0
         target.limit = limit

@@ -368,8 +368,10 @@ cdef class Relay:
         """A link that the client holds already and that will do."""
         cdef Link *link = exchange.client.links
         while link != NULL:
-            # A query that met a dying connection takes one that has shown to be alive, or is new.
-            if (not link.poisoned and not _tried(exchange, link.slot) and (only == NO_SERVER or link.slot == only)
+            # A query that met a dying connection takes one that has shown to be alive, or is new. A server that may
+            # not be chosen any more (drained, removed, suspected) gets no query of a client that never pauses either.
+            if (not link.poisoned and not _tried(exchange, link.slot)
+                    and self.back.scheduler.place[link.slot] != NO_SERVER and (only == NO_SERVER or link.slot == only)
                     and not (exchange.stale and link.reused and link.answered_ns == 0)):
                 return link
             link = link.next

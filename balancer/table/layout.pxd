@@ -53,6 +53,13 @@ cdef enum:                      # ConfigServer.state
     SERVER_PRESENT = 1          # may be chosen if its weight is above 0
     SERVER_REMOVED = 2          # takes nothing new; what is in flight is still answered
 
+cdef enum Ordered:              # ConfigServer.ordered: the operator's word, which stands above every judgement
+    ORDERED_AUTO = 0            # none: weight, verdict and suspicion decide
+    ORDERED_UP                  # counts as up, whatever anybody says
+    ORDERED_DOWN                # counts as down
+    ORDERED_DRAINED             # takes nothing new; well otherwise
+    ORDERS
+
 cdef enum Drop:                 # RowService.dropped: why a query got no answer from a server
     DROP_SHORT = 0              # shorter than a DNS header
     DROP_RESPONSE               # QR=1 from a client: answering it would feed a loop
@@ -135,6 +142,7 @@ cdef struct ConfigHeader:       # writer: supervisor
 cdef struct ConfigServer:       # writer: supervisor; a used slot keeps name and address until it is free again
     uint64_t state              # SERVER_*
     uint64_t weight             # 0..65535; 0 = drained
+    uint64_t ordered            # ORDERED_*
     uint64_t since_ns           # CLOCK_MONOTONIC when it was added or undrained; 0: it was there from the start
     uint64_t removed_at         # generation in which the server was removed
     uint8_t name[NAME_BYTES]

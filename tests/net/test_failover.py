@@ -240,6 +240,18 @@ def test_stop_and_start_lose_nothing(pair: Pair) -> None:
     cluster.wait_holder("ns7c0")
 
 
+def test_what_operators_change_follows_to_the_other_director(pair: Pair) -> None:
+    def states(balancer: Balancer) -> list[str]:
+        return [server["state"] for server in balancer.service()["servers"]]
+
+    done = pair.one.command("server", "drain", "s2")
+    assert done.returncode == 0, done.stderr
+    wait_for("drained there", lambda: states(pair.other)[1] == "drained")
+    done = pair.other.command("server", "set", "s2", "--state", "auto")
+    assert done.returncode == 0, done.stderr
+    wait_for("back here", lambda: states(pair.one) == ["up", "up"])
+
+
 def test_reload(pair: Pair) -> None:
     """Another priority, interval and address list, while it runs."""
     cluster = pair.cluster
