@@ -211,6 +211,21 @@ def test_hostile_adverts_change_nothing(pair: Pair) -> None:
 
 
 @pytest.mark.long
+def test_a_stranger_that_has_the_address_is_noticed(pair: Pair) -> None:
+    """The probe before a takeover hears somebody who is no director: nothing is taken, and it is told."""
+    cluster, host = pair.cluster, pair.cluster.network["ns7c2"]
+    host.ip("address", "add", f"{VIP}/32", "dev", DEVICE)
+    try:
+        refused = pair.other.command("failover", "takeover")
+        assert refused.returncode == 2 and f"address {VIP} is taken" in refused.stderr, refused
+        assert cluster.holders() == ["ns7c0"] and cluster.state(pair.other)["wish"] == "auto"
+        assert f"held by {cluster.mac('ns7c2')}" in pair.other.output()
+    finally:
+        host.ip("address", "del", f"{VIP}/32", "dev", DEVICE)
+    assert pair.other.command("failover", "takeover").returncode == 0
+
+
+@pytest.mark.long
 def test_another_program_at_the_address_lowers_the_priority(pair: Pair) -> None:
     """Who takes VIP:53 on the active director makes the other one active; nobody is told twice."""
     cluster = pair.cluster
