@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from balancer.table.view import TableView
 
 ENTRY_POINTS = "ns7.components"
+# What a host is among those that could hold its floating addresses: it has them; another one has; nobody has, as far as
+# it hears. A host without any is active.
+ACTIVE, STANDBY, ALONE = STANDINGS = ("active", "standby", "alone")
 RESERVED = ("worker", "admin", "alert", "alerts", "balancer", "service", "process", "nodes")
 
 
@@ -64,8 +67,10 @@ class Component:
     config: a pydantic model, the section of the file named like the component. wanted(section): whether a host whose
     file has this section (None: it has not) runs the process. rights: what the process keeps. spare: a second process
     stands ready, so a crash costs milliseconds. main: `async def main(host: Host)`. commands: `def commands(parser)`,
-    adds the component's own verbs to `ns7`. status: `def status(snapshot) -> Mapping`, its part of the status.
-    metrics: `def metrics(snapshot) -> Iterable[Metric]`. doctor: `def doctor(config) -> Iterable[Finding]`.
+    adds the component's own verbs to `ns7`. floating: the addresses of a section that may be on another host now; such
+    a component is started last and stopped first, while the workers still serve. status: `def status(snapshot) ->
+    Mapping`, its part of the status. metrics: `def metrics(snapshot) -> Iterable[Metric]`. doctor: `def doctor(config)
+    -> Iterable[Finding]`.
     """
 
     name: str
@@ -74,6 +79,7 @@ class Component:
     wanted: Callable[[Any], bool] = field(default=lambda section: section is not None)
     rights: Rights = field(default_factory=Rights)
     spare: bool = False
+    floating: Callable[[Any], tuple[str, ...]] | None = None
     commands: str = ""
     status: str = ""
     metrics: str = ""
@@ -122,13 +128,24 @@ class Link(Protocol):
     async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
         """Ask another process; ControlError when it refuses or is late.
 
-        kind "" is the supervisor. Its verbs: "status"; "live", which gives the operator's live changes as one value,
+        kind "" is the supervisor. Its verbs: "status"; "facts", the status without table and components; "listeners",
+        the inodes of our listening sockets by address; "live", which gives the operator's live changes as one value,
         with the `version` [time, node] of the newest and a `digest`; "adopt", whose arguments are such a value of
         another director: what is newer in it counts here too, and the answer is ours afterwards.
         """
 
     def on_config(self, handler: Callable[[Any, tuple[Service, ...]], None]) -> None:
         """`handler(config, services)` is called when the file has changed, checked already."""
+
+    def declare(self, standing: str) -> None:
+        """Tell what this host is, one of `STANDINGS`: for the component that moves its floating addresses."""
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the supervisor has ended without telling us to: the workers are ending too."""
+
+    def on_standing(self, handler: Callable[[str], None]) -> None:
+        """`handler(standing)` hears what this host is. Only alert is told."""
 
     def on_event(self, handler: Callable[[Event], None]) -> None:
         """`handler(event)` hears the events of this host. Only admin and alert are told."""

@@ -14,6 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks import ns7, peers, report
+from benchmarks.failover import ROWS as FAILOVER_ROWS
+from benchmarks.failover import failover
 from benchmarks.faults import PEERS as FAULT_PEERS
 from benchmarks.faults import ROWS as FAULT_ROWS
 from benchmarks.faults import faults
@@ -37,7 +39,8 @@ from benchmarks.udp import (
 from benchmarks.workers import ROWS, workers
 
 # Cases whose rows can be chosen, and cases that compare peers.
-CHOSEN = {"workers": tuple(ROWS), "faults": tuple(FAULT_ROWS)}
+CHOSEN = {"workers": tuple(ROWS), "faults": tuple(FAULT_ROWS), "failover": tuple(FAILOVER_ROWS)}
+TRIALS = 20                 # of each row of "failover"
 COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
 SHORT = {"seconds": 6.0, "rounds": 3}
 FULL = {"seconds": 20.0, "rounds": 5}
@@ -69,6 +72,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "workers": (workers,),
     "tcp": (tcp,),
     "faults": (faults,),
+    "failover": (failover,),
     "micro": (micro,),
     "all": (micro, compared, scaled, shares, memory, tcp),
 }
@@ -81,6 +85,7 @@ HELP = {
     "workers": "what clients notice when processes of ns7 die, hang or change",
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
     "faults": "what clients lose when a server fails, in network namespaces (needs root)",
+    "failover": "how long the virtual address is silent when its director goes, in network namespaces (needs root)",
     "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
@@ -127,6 +132,8 @@ def parser() -> argparse.ArgumentParser:
             verb.add_argument(
                 "--peers", type=peer_list, default=COMPARED[case], help=f"of {','.join(COMPARED[case])} (all)"
             )
+        if case == "failover":
+            verb.add_argument("--trials", type=int, default=TRIALS, metavar="N", help=f"of each row ({TRIALS})")
         if case == "udp":
             verb.add_argument(
                 "--rate", type=int, action="append", metavar="QPS", help="0 = saturation; may be repeated"
@@ -149,7 +156,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
             rates = tuple(dict.fromkeys(arguments.rate or [0]))
     options = Options(
         seconds=arguments.seconds or length["seconds"],
-        rounds=arguments.rounds or int(length["rounds"]),
+        rounds=getattr(arguments, "trials", 0) or arguments.rounds or int(length["rounds"]),
         peers=getattr(arguments, "peers", ("ns7",)),
         rates=rates,
         servers=getattr(arguments, "servers", None) or 2,
@@ -163,7 +170,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
 def main() -> int:
     arguments = parser().parse_args()
     options, cases = plan(arguments)
-    needed = () if arguments.case == "micro" else ("dnsperf", "nsd")
+    needed = {"micro": (), "failover": ("named",)}.get(arguments.case, ("dnsperf", "nsd"))
     if absent := [name for name in needed if not shutil.which(name)]:
         print(
             f"{' and '.join(absent)} not installed, nothing can be measured: apt install {' '.join(absent)}"

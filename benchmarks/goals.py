@@ -58,6 +58,8 @@ AFTER_RETURN = 0.2
 # A server that has come back: its share of the queries in the first second, and when its slow start is over.
 SHARE_AT_RETURN = 0.25
 SHARE_AFTER_SLOW_START = 0.45
+# `failover`: what the address may be silent beyond Active_Down_Interval, and until the spare's first advert (seconds).
+AFTER_DOWN_MEDIAN, AFTER_DOWN_WORST, SPARE_ADVERT = 0.1, 0.3, 0.3
 # DNS over TCP. haproxy relays bytes and knows no DNS: to frame, match and retry at its cost is the aim (0.85).
 TCP_QPS_TO_DNSDIST = 2.0
 TCP_SINGLE_TO_DNSDIST = 1.0

@@ -37,6 +37,8 @@ GOOD = frozenset({"applied", "closed", "current", "free", "fresh", "ok", "presen
 _TOLD_AS = {(False, "bad"): PROBLEM, (False, "good"): None, (False, "other"): CHANGE,
             (True, "bad"): PROBLEM, (True, "good"): RECOVERY, (True, "other"): RECOVERY}
 
+# Every director sees the servers; the active one speaks of them.
+OF_SERVERS = frozenset({"server", "zone", "master", "recursion"})
 MOST_ITEMS = 200            # in one notice; what is beyond is told as a number
 MOST_SUBJECTS = 5000        # remembered at once; beyond, a problem is told but not followed
 
@@ -139,6 +141,8 @@ class Book:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._alerts: dict[tuple[str, str], Alert] = {}
+        self._held: dict[tuple[str, str], Event] = {}   # trouble that another director speaks of
+        self._silent = False
         self.last_event = ""            # id of the newest event that was heard
         self._number = self._last_id = 0
         self._batch: list[Item] = []
@@ -154,6 +158,9 @@ class Book:
         time = event.time if 0 <= event.time < 1e11 else 0.0
         kind, subject, before, after = event.kind[:40], event.subject[:200], event.before[:40], event.after[:40]
         reason, key = event.reason[:500], (kind, subject)
+        if self._silent and kind in OF_SERVERS:
+            self._hold(Event(time, kind, subject, before, after, reason))
+            return
         alert = self._alerts.get(key) or Alert(kind, subject)
         if alert.flapping:
             if after != alert.state:
@@ -183,6 +190,27 @@ class Book:
         alert.open, alert.acked, alert.first = opens, False, alert.first or number
         alert.state, alert.reason, alert.told, alert.last = after, reason, now, now
         self._alerts[key] = alert
+
+    def set_silent(self, silent: bool, now: float) -> None:
+        """Whether another director speaks of the servers. What is wrong with them is passed on to it, or taken over."""
+        if silent == self._silent:
+            return
+        self._silent = silent
+        if silent:
+            for key in [key for key in self._alerts if key[0] in OF_SERVERS]:
+                alert = self._alerts.pop(key)
+                self._hold(Event(alert.since, *key, "", alert.state, alert.reason))
+        else:
+            held, self._held = self._held, {}
+            for event in held.values():
+                self.hear(event, now)
+
+    def _hold(self, event: Event) -> None:
+        key = event.kind, event.subject
+        if event.after not in BAD:
+            self._held.pop(key, None)
+        elif key in self._held or len(self._held) < MOST_SUBJECTS:
+            self._held[key] = event
 
     def tick(self, now: float, time: float) -> bool:
         """Add what time brings: reminders, and that a subject is calm again. Whether there was any."""
@@ -240,7 +268,8 @@ class Book:
         alerts = [{**asdict(alert), "told": now - alert.told, "last": now - alert.last,
                    "recent": [now - each for each in alert.recent]} for alert in self._alerts.values()]
         return {"last_event": self.last_event, "last_id": self._last_id, "number": self._number, "more": self._more,
-                "batch": [item._asdict() for item in self._batch], "alerts": alerts}
+                "batch": [item._asdict() for item in self._batch], "alerts": alerts,
+                "silent": self._silent, "held": [list(event) for event in self._held.values()]}
 
     @classmethod
     def load(cls, limits: Limits, data: Mapping[str, Any], now: float) -> Book:
@@ -255,6 +284,9 @@ class Book:
                 alert.told, alert.last = now - alert.told, now - alert.last
                 alert.recent = [now - age for age in alert.recent]
                 book._alerts[alert.kind, alert.subject] = alert
+            book._silent = bool(data.get("silent", False))
+            for event in data.get("held", ()):
+                book._hold(Event(*event))
         except (TypeError, KeyError) as error:
             raise ValueError("not the state of the alerts") from error
         book._due = now

@@ -24,7 +24,7 @@ from balancer.alert import deliver, word
 from balancer.alert.deliver import Courier
 from balancer.alert.group import TEST, Book, Item, Limits, Notice, listing
 from balancer.alert.spool import read, write
-from balancer.component import Event, Host, Service
+from balancer.component import STANDBY, Event, Host, Service
 from balancer.errors import ControlError
 
 TEST_PATIENCE = 8.0         # less than the command waits for its answer
@@ -64,6 +64,7 @@ class Runner:
         self._apply()
         channel = host.channel
         channel.publish(self._snapshot(PUBLISHED))
+        channel.on_standing(self._on_standing)
         channel.on_event(self._on_event)
         channel.on_config(self._on_config)
         channel.on_stop(self._on_stop)
@@ -106,6 +107,11 @@ class Runner:
 
     def _on_event(self, event: Event) -> None:
         self._book.hear(event, self._host.clock())
+        self._heard = True
+        self._news.set()
+
+    def _on_standing(self, standing: str) -> None:
+        self._book.set_silent(standing == STANDBY, self._host.clock())
         self._heard = True
         self._news.set()
 

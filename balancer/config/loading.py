@@ -5,10 +5,13 @@ Runs in the supervisor (start, reload, live changes) and in the commands. Raises
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import socket
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -74,7 +77,7 @@ def revise(config: Config, document: dict[str, Any]) -> Config:
     revised = _check_host(document, None, {}, problems)
     problems.raise_any()
     assert revised is not None
-    revised._node, revised._roles = config.node, config.roles
+    revised._node, revised._roles, revised._fingerprint = config.node, config.roles, config.fingerprint
     return revised
 
 
@@ -122,6 +125,17 @@ def _parse(text: str, file: str) -> dict[str, Any]:
 
 def _load(text: str, file: str, wanted: str | None) -> Config:
     document = _parse(text, file)
+    config = _choose(dict(document), text, file, wanted)
+    config._fingerprint = _fingerprint(document)
+    return config
+
+
+def _fingerprint(document: dict[str, Any]) -> str:
+    """TOML's values that JSON has not (dates, infinities) are no setting's, so their text will do."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _choose(document: dict[str, Any], text: str, file: str, wanted: str | None) -> Config:
     problems = _Problems(file, find_positions(text))
     nodes = document.pop("nodes", {})
     if not isinstance(nodes, dict):
@@ -169,12 +183,21 @@ def _check_host(document: dict[str, Any], key: str | None, over: dict[str, Any],
     config: Config | None = problems.check(file_model(), merged.document, merged, ())
     if config is not None:
         config._document = merged.document
+        for path in _floating_sources(config):
+            problems.add(merged.origin(path), "must not be a floating address: it may be on another host")
     for path, message in find_contradictions(merged.document):
         value: Any = merged.document
         for part in path:
             value = value[part]
         problems.add(merged.origin(path), f"{message} (got {show_value(value)})")
     return config
+
+
+def _floating_sources(config: Config) -> Iterator[Path]:
+    for number, service in enumerate(config.services):
+        for index, server in enumerate(service.servers):
+            if server.source in config.floating:
+                yield "service", number, "server", index, "source"
 
 
 def _this_node(wanted: str | None) -> tuple[str, bool]:

@@ -67,8 +67,9 @@ class Server(Section):
         default="auto",
         description="auto: health and what is seen decide; up, down: whatever they say; drained: gets no new queries.")
     source: Annotated[str | None, PlainValidator(ADDRESS)] = Field(
-        default=None, validate_default=False, examples=["192.0.2.90"],
-        description="Address to send from, of the server address's family; unset = the kernel chooses.")
+        default=None, validate_default=False, examples=["192.0.2.87"],
+        description="Address to send from, of the server address's family, never a floating one; unset = the kernel "
+        "chooses.")
     sockets: Annotated[int, PlainValidator(whole(0, 64))] = Field(
         default=0,
         description="Sockets per worker towards this server, each with its own random port; 0 = automatic.")
@@ -254,6 +255,7 @@ class Config(Section):
     _node: str = PrivateAttr("")
     _roles: tuple[str, ...] = PrivateAttr(ROLES)
     _document: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _fingerprint: str = PrivateAttr("")
 
     @property
     def node(self) -> str:
@@ -262,6 +264,21 @@ class Config(Section):
     @property
     def roles(self) -> tuple[str, ...]:
         return self._roles
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this file from another one; the same for all hosts that it describes, whatever its comments."""
+        return self._fingerprint
+
+    @property
+    def floating(self) -> frozenset[str]:
+        """Addresses that may be on this host or another one, as the components that move them have it."""
+        found: set[str] = set()
+        for name, record in components().items():
+            section = getattr(self, name, None)
+            if record.floating is not None and name in self.roles and record.wanted(section):
+                found.update(record.floating(section))
+        return frozenset(found)
 
     @property
     def document(self) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from balancer.process.messages import (
     Reply,
     Rows,
     Snapshot,
+    Standing,
     Start,
     Started,
     Stop,
@@ -64,8 +65,10 @@ class Line:
         self._on_config: Callable[[Any, tuple[Service, ...]], None] | None = None
         self._on_event: Callable[[Event], None] | None = None
         self._on_snapshot: Callable[[str, Mapping[str, Any]], None] | None = None
+        self._on_standing: Callable[[str], None] | None = None
         self._on_stop: Callable[[], None] | None = None
         self._on_hand_over: Callable[[], Mapping[str, Any]] | None = None
+        self._parent = os.getppid()
         self._early: list[Message] = []
         self._view: TableView | None = None
         self._channel.send(Imported(__version__))
@@ -106,6 +109,17 @@ class Line:
         self._on_snapshot = handler
         self._catch_up()
 
+    def declare(self, standing: str) -> None:
+        self._channel.send(Standing(standing))
+
+    @property
+    def orphaned(self) -> bool:
+        return os.getppid() != self._parent
+
+    def on_standing(self, handler: Callable[[str], None]) -> None:
+        self._on_standing = handler
+        self._catch_up()
+
     def on_stop(self, handler: Callable[[], None]) -> None:
         self._on_stop = handler
         if self.stopped.is_set():
@@ -138,7 +152,7 @@ class Line:
             case Configure(section, services):
                 if self._on_config is not None:
                     self._on_config(self.model(section), read_services(services))
-            case Notice() | Snapshot():
+            case Notice() | Snapshot() | Standing():
                 self._early.append(message)
                 self._catch_up()
             case Ask():
@@ -167,6 +181,8 @@ class Line:
                 self._on_event(message.read())
             elif isinstance(message, Snapshot) and self._on_snapshot is not None:
                 self._on_snapshot(message.name, message.data)
+            elif isinstance(message, Standing) and self._on_standing is not None:
+                self._on_standing(message.standing)
             else:
                 waiting.append(message)
         self._early = waiting[-1100:]

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from balancer.component import Event, components
+from balancer.component import ACTIVE, STANDINGS, Event, components
 from balancer.errors import ControlError, ProtocolError, StartError
 from balancer.process.children import Child, Log, Post, Reserve, told
 from balancer.process.events import Events
@@ -26,6 +26,7 @@ from balancer.process.messages import (
     Reply,
     Rows,
     Snapshot,
+    Standing,
     Start,
     Started,
     Stop,
@@ -71,6 +72,7 @@ class Hosts:
         self._prepared: dict[str, Child] = {}           # processes that wait for their predecessors' end
         self._left: dict[str, dict[str, Any]] = {}      # what a predecessor published last
         self._changed = asyncio.Event()
+        self.standing = ACTIVE
 
     # Life
 
@@ -98,6 +100,8 @@ class Hosts:
             task.add_done_callback(self._tasks.discard)
             if name in self._reserves:
                 self._reserves.pop(name).close()
+            if _floats(name):
+                self._stand(ACTIVE)
         for name, hosted in self._hosted.items():
             hosted.post.send(Configure(_section(config, name), _services(config)))
         self.start()
@@ -164,6 +168,14 @@ class Hosts:
         await asyncio.gather(*(leave(name) for name in self._hosted if name not in TOLD))
         await asyncio.gather(*(leave(name) for name in self._hosted))
 
+    async def release(self) -> None:
+        """End who holds floating addresses, so that nothing is sent here any more; the workers serve meanwhile."""
+        names = [name for name in self._hosted if _floats(name)]
+        for name in names:
+            if name in self._reserves:
+                self._reserves.pop(name).close()
+        await asyncio.gather(*(self._stop(self._hosted[name]) for name in names))
+
     async def stop(self) -> None:
         """End them all, alert and admin last: they may have something to tell."""
         for child in self._prepared.values():
@@ -195,6 +207,8 @@ class Hosts:
             child.send(Snapshot("", self._facts))
             for other, one in self._hosted.items():
                 child.send(Snapshot(other, one.snapshot))
+        if name == "alert":
+            child.send(Standing(self.standing))
         if name in TOLD:
             for event in self._events.since(str(hosted.snapshot.get("last_event", ""))):
                 child.send(Notice(list(event)))
@@ -222,6 +236,8 @@ class Hosts:
                     self._events.tell("component", name, "down", "up", "started again")
                 elif name in self._reserves:
                     self._reserves[name].fill()
+            case Standing(standing) if _floats(name) and standing in STANDINGS:
+                self._stand(standing)
             case Emit():
                 self._take_event(name, hosted, message)
             case Publish(data):
@@ -259,6 +275,11 @@ class Hosts:
         for name in TOLD:
             if name in self._hosted:
                 self._hosted[name].post.send(Notice(list(event)))
+
+    def _stand(self, standing: str) -> None:
+        self.standing = standing
+        if "alert" in self._hosted:
+            self._hosted["alert"].post.send(Standing(standing))
 
     def tell_facts(self, facts: dict[str, Any]) -> None:
         """Let admin know what the supervisor knows."""
@@ -327,11 +348,16 @@ def _none_has_ended(chosen: Mapping[str, Hosted]) -> None:
 
 
 def _wanted(config: Config) -> list[str]:
-    """The kinds of processes that a host with this configuration runs."""
+    """The kinds of processes that a host with this configuration runs, who moves floating addresses last."""
     return [*(name for name, kind in CORE.items() if name != "worker" and (
                 not kind.needs or getattr(getattr(config, kind.section), kind.needs))),
-            *(name for name, record in sorted(components().items())
-              if name in config.roles and record.wanted(getattr(config, name)))]
+            *sorted((name for name, record in components().items()
+                     if name in config.roles and record.wanted(getattr(config, name))),
+                    key=lambda name: (_floats(name), name))]
+
+
+def _floats(name: str) -> bool:
+    return name in components() and components()[name].floating is not None
 
 
 def _section(config: Config, name: str) -> Any:

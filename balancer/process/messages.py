@@ -149,6 +149,14 @@ class HandOver(NamedTuple):
     """Another supervisor takes over: end at once and undo nothing. What is published last goes to the successor."""
 
 
+# both ways
+
+class Standing(NamedTuple):
+    """What this host is among those that could hold its floating addresses, see `component.STANDINGS`."""
+
+    standing: str
+
+
 # admin, alert, component → supervisor
 
 class Started(NamedTuple):
@@ -255,7 +263,7 @@ class Refused(NamedTuple):
 
 
 Message = (Attach | Admit | Listen | TcpLimits | TcpReach | Reach | Go | Changed | Imported | Listening | Start
-           | Configure | Rows | Notice | Snapshot | HandOver | Started | Emit | Publish | Ask | Reply | Stop
+           | Configure | Rows | Notice | Snapshot | HandOver | Standing | Started | Emit | Publish | Ask | Reply | Stop
            | Inherit | Estate | Prepared | Counters | Ended | Succeed | Refused)
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 

@@ -41,13 +41,13 @@ def _no_path_mtu(one: socket.socket) -> None:
         one.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT)
 
 
-def _bound(address: Endpoint, reuse_port: bool, free: bool = True,
+def _bound(address: Endpoint, reuse_port: bool, free: bool,
            kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
     one = socket.socket(address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if one.family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if free:            # the virtual address may not be here yet: bind now, serve when it comes
+        if free:            # a floating address may not be here yet: bind now, serve when it comes
             if one.family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
             else:
@@ -69,33 +69,38 @@ def _reason(error: OSError) -> str:
         errno.EADDRINUSE: "the port is taken by another program",
         errno.EACCES: "no right to use this port (CAP_NET_BIND_SERVICE is needed below 1024)",
         errno.EPERM: "not permitted",
+        errno.EADDRNOTAVAIL: "not an address of this host",
     }.get(error.errno or 0, error.strerror or str(error))
 
 
-def probe_listen(proto: str, address: Endpoint) -> None:
+def is_absent(address: Endpoint) -> bool:
+    """Whether this host does not have the address now."""
+    with socket.socket(address.family, socket.SOCK_DGRAM) as one:
+        try:
+            one.bind((address.host, 0))
+        except OSError as error:
+            return error.errno == errno.EADDRNOTAVAIL
+    return False
+
+
+def probe_listen(proto: str, address: Endpoint, floats: bool) -> None:
     """`StartError` when anybody listens there already.
 
     SO_REUSEPORT would let a second ns7 of the same user share the port silently; a bind without it does not.
     """
-    _bound(address, reuse_port=False, kind=KINDS[proto]).close()
+    _bound(address, reuse_port=False, free=floats, kind=KINDS[proto]).close()
 
 
-def is_local(address: Endpoint) -> bool:
-    """Whether the address is on this host now."""
-    try:
-        _bound(address._replace(port=0), reuse_port=False, free=False).close()
-    except StartError:
-        return False
-    return True
+def open_listener(proto: str, address: Endpoint, floats: bool = False) -> socket.socket:
+    """A socket that listens on `address`, one of a SO_REUSEPORT group. The buffers of UDP are set by `set_buffers`.
+
+    floats: the address may be on another host now (IP_FREEBIND).
+    """
+    return _open_tcp_listener(address, floats) if proto == "tcp" else _open_udp_listener(address, floats)
 
 
-def open_listener(proto: str, address: Endpoint) -> socket.socket:
-    """A socket that listens on `address`, one of a SO_REUSEPORT group. The buffers of UDP are set by `set_buffers`."""
-    return _open_tcp_listener(address) if proto == "tcp" else _open_udp_listener(address)
-
-
-def _open_udp_listener(address: Endpoint) -> socket.socket:
-    one = _bound(address, reuse_port=True)      # never SO_REUSEADDR, which would let named in
+def _open_udp_listener(address: Endpoint, floats: bool) -> socket.socket:
+    one = _bound(address, reuse_port=True, free=floats)     # never SO_REUSEADDR, which would let named in
     _no_path_mtu(one)
     if address.host in ("0.0.0.0", "::"):       # answers must leave from the address that was asked
         if one.family == socket.AF_INET6:
@@ -105,8 +110,8 @@ def _open_udp_listener(address: Endpoint) -> socket.socket:
     return one
 
 
-def _open_tcp_listener(address: Endpoint) -> socket.socket:
-    one = _bound(address, reuse_port=True, kind=socket.SOCK_STREAM)
+def _open_tcp_listener(address: Endpoint, floats: bool) -> socket.socket:
+    one = _bound(address, reuse_port=True, free=floats, kind=socket.SOCK_STREAM)
     # Connections inherit the options. Answers leave at once; what the kernel holds unsent for a client that does not
     # read is bounded.
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

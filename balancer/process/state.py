@@ -115,7 +115,7 @@ class State:
     def __init__(self, config: Config, workers: int, inheritance: Inheritance = NOTHING) -> None:
         _raise_descriptor_limit()
         self.absent = [address for service in config.services for address in service.listen
-                       if workers and not sockets.is_local(address)]
+                       if workers and sockets.is_absent(address)]
         self.config = config
         self.config_fd = allocate("ns7-config", config_size())
         self.inherited: list[Row] = []          # of the supervisor before, until it has ended
@@ -189,6 +189,13 @@ class State:
                 *(worker.row_fd for crew in self.crews() for worker in crew.workers)]
 
 
+    def inodes(self) -> dict[str, list[int]]:
+        """Of the listening sockets by address, which tell ours from another program's."""
+        found: dict[str, list[int]] = {}
+        for place, listener in self.listeners.items():
+            found.setdefault(str(place.address), []).append(os.fstat(listener.fileno()).st_ino)
+        return found
+
     def number(self, name: str) -> int | None:
         """The slot of a present service."""
         return next((number for number in self.table.services if self.table.service_name(number) == name), None)
@@ -211,13 +218,13 @@ class State:
         opened: list[Place] = []
         try:
             for place in _places(config, workers):
-                what = place.proto, place.address
+                what, floats = (place.proto, place.address), place.address.host in config.floating
                 if place not in self.listeners and waiting.get(what):
                     self.listeners[place] = waiting[what].pop(0)
                 elif place not in self.listeners:
                     if what not in ours:
-                        sockets.probe_listen(place.proto, place.address)
-                    self.listeners[place] = sockets.open_listener(place.proto, place.address)
+                        sockets.probe_listen(place.proto, place.address, floats)
+                    self.listeners[place] = sockets.open_listener(place.proto, place.address, floats)
                     opened.append(place)
                 ours.add(what)
                 if place.proto == "udp":

@@ -38,7 +38,7 @@ from balancer.process.messages import (
     Stop,
     Succeed,
 )
-from balancer.process.sockets import listens_on
+from balancer.process.sockets import is_absent, listens_on
 from balancer.process.state import NOTHING, Inheritance, State, cores
 from balancer.process.steering import Steering
 from balancer.process.systemd import Store, notify, take, watchdog_interval
@@ -192,7 +192,8 @@ class Supervisor:
         before = self._predecessor if self._leads else None
         if before is not None:
             before.send(Stop())
-        await self._hosts.stop()                # a virtual address is left while the workers still answer there
+        await self._hosts.release()             # a virtual address is left while the workers still answer there
+        await self._hosts.stop()
         await self._workers.stop(STORED_PATIENCE if self._stored and self._leads else math.inf)
         if before is not None:                  # who ends us would end it as soon as we are gone
             with contextlib.suppress(TimeoutError):
@@ -236,18 +237,23 @@ class Supervisor:
         match verb:
             case "status":
                 return self._status()
+            case "facts":
+                return self._facts()
+            case "listeners":
+                return self._state.inodes()
             case "live":
                 return self._steering.export()
             case "adopt":
                 return await self._steering.adopt(arguments)
-        raise ControlError(f"the supervisor answers components status, live and adopt, not {verb}")
+        raise ControlError(f"the supervisor answers components status, facts, listeners, live and adopt, not {verb}")
 
     def _facts(self) -> dict[str, Any]:
         """What the supervisor knows beside the table."""
         config = self._state.config
         return {
             "version": __version__, "node": config.node, "roles": list(config.roles), "pid": os.getpid(),
-            "uptime": time.monotonic() - self._started, "generation": self._state.table.generation,
+            "uptime": time.monotonic() - self._started, "standing": self._hosts.standing,
+            "fingerprint": config.fingerprint, "generation": self._state.table.generation,
             "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
             "worker_restarts": self._workers.restarts,
             "retiring": self._workers.retiring + (self._predecessor is not None), "live": self._steering.shown(),
@@ -435,10 +441,22 @@ def _store_name(proto: str, address: tuple[str, int]) -> str:
     return f"{proto}-{host.replace(':', '_')}-{port}"
 
 
+async def _until_here(config: Config) -> None:
+    """No network at boot is a reason to wait: until this host has the addresses that it listens on."""
+    told: list[str] = []
+    while missing := [str(address) for service in config.services for address in service.listen
+                      if _workers(config) and address.host not in config.floating and is_absent(address)]:
+        if missing != told:
+            log(f"waiting: {', '.join(missing)} is not an address of this host yet")
+            told = missing
+        await asyncio.sleep(LOOK)
+
+
 def run(config: Config, path: str, node: str | None) -> None:
     """Be the supervisor of this configuration. Raises StartError when it cannot be served."""
     async def main() -> None:
         stored = take(os.environ, os.getpid())
+        await _until_here(config)
         await Supervisor(config, path, node, Inheritance([one for _, one in stored]), stored).run()
 
     uvloop.run(main())

@@ -61,10 +61,11 @@ class Balancer:
         wait: bool = True,
         traceback: bool = False,
         command: Sequence[str] = COMMAND,
+        kind: type[Settings] = Settings,
         **settings: Any,
     ) -> None:
         self.folder = folder
-        self.settings = Settings(servers, listen or [free_address()], **settings)
+        self.settings = kind(servers, listen or [free_address()], **settings)
         self.control, self.config, self.log = folder / "ns7.sock", folder / "ns7.toml", folder / "ns7.log"
         self.config.write_text(self.settings.text(self.control))
         self._ended = False
@@ -98,6 +99,11 @@ class Balancer:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was stopped or killed."""
+        return self._ended
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")

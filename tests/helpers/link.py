@@ -21,6 +21,7 @@ class MemoryLink:
         self.published: list[Mapping[str, Any]] = []
         self.served: dict[str, Callable[[Mapping[str, Any]], Any | Awaitable[Any]]] = {}
         self.handlers: dict[str, Callable[..., None]] = {}
+        self.standing = ""
 
     def emit(self, event: Event) -> None:
         self.emitted.append(event)
@@ -36,6 +37,16 @@ class MemoryLink:
 
     def on_config(self, handler: Callable[[Any, tuple[Service, ...]], None]) -> None:
         self.handlers["config"] = handler
+
+    def declare(self, standing: str) -> None:
+        self.standing = standing
+
+    @property
+    def orphaned(self) -> bool:
+        return False
+
+    def on_standing(self, handler: Callable[[str], None]) -> None:
+        self.handlers["standing"] = handler
 
     def on_event(self, handler: Callable[[Event], None]) -> None:
         self.handlers["event"] = handler

@@ -268,7 +268,7 @@ EMPTY = Book(LIMITS).export(0.0)
 
 @pytest.mark.parametrize("data", [{}, [], None, EMPTY | {"number": "x"}, EMPTY | {"batch": [{}]},
                                   EMPTY | {"alerts": [{"kind": "x"}]}, EMPTY | {"alerts": [1]},
-                                  EMPTY | {"batch": None}])
+                                  EMPTY | {"batch": None}, EMPTY | {"held": [1]}])
 def test_foreign_state_is_refused(data: object) -> None:
     with pytest.raises(ValueError):
         Book.load(LIMITS, data, 0.0)        # type: ignore[arg-type]
@@ -378,3 +378,23 @@ def test_every_transition_is_told_once(steps: list[tuple[str, str] | float | str
     assert desk.book.open() == []
     desk.wait(LIMITS.flap_period + 10)
     assert desk.book.wake() is None
+
+
+def test_a_standby_is_silent_about_servers() -> None:
+    """It holds what is wrong with servers, and speaks of it when it has become the active director."""
+    desk = Desk()
+    desk.book.set_silent(True, desk.now)
+    desk.hear("down", "dns/b")
+    desk.hear("up", "dns/b")
+    desk.hear("down")
+    desk.hear("hung", "worker 0", kind="worker")
+    assert desk.wait(10) == [(PROBLEM, "worker 0", "hung")]
+    desk.restart()
+    assert desk.wait(10) == []
+    desk.book.set_silent(False, desk.now)
+    assert desk.wait(10) == [(PROBLEM, "dns/a", "down")]
+    desk.book.set_silent(True, desk.now)
+    assert [alert.subject for alert in desk.book.open()] == ["worker 0"], "the other director reminds of it now"
+    desk.hear("up")
+    desk.book.set_silent(False, desk.now)
+    assert desk.wait(10) == []
