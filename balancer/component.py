@@ -65,7 +65,9 @@ class Component:
     file has this section (None: it has not) runs the process. rights: what the process keeps. spare: a second process
     stands ready, so a crash costs milliseconds. main: `async def main(host: Host)`. commands: `def commands(parser)`,
     adds the component's own verbs to `ns7`. status: `def status(snapshot) -> Mapping`, its part of the status.
-    metrics: `def metrics(snapshot) -> Iterable[Metric]`. doctor: `def doctor(config) -> Iterable[Finding]`.
+    metrics: `def metrics(snapshot) -> Iterable[Metric]`. doctor: `def doctor(config) -> Iterable[Finding]`. samples:
+    what `ns7 sample-config NAME` prints for other programs, by name, each a `def sample(section) -> str`; section None:
+    there is no file to take it from.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Component:
     status: str = ""
     metrics: str = ""
     doctor: str = ""
+    samples: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from balancer.component import components
 from balancer.config.merging import Merged
 from balancer.config.model import Config, Node, file_model
 from balancer.config.positions import Path, Position, find_positions, nearest
@@ -159,6 +160,8 @@ def _check_host(document: dict[str, Any], key: str | None, over: dict[str, Any],
     config: Config | None = problems.check(file_model(), merged.document, merged, ())
     if config is not None:
         config._document = merged.document
+        if not config.services and all(config.section(name) is None for name in components()):
+            problems.add(("service",), "is missing; at least one [[service]] is needed")
     for path, message in find_contradictions(merged.document):
         value: Any = merged.document
         for part in path:

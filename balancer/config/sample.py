@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from balancer.component import components, resolve
 from balancer.config.model import Admin, Admit, Alerts, Node, Process, Section, Server, Service
 from balancer.config.values import Rule
 
@@ -25,12 +26,18 @@ def sample_text() -> str:
     lines += _table("[process]", Process)
     lines += _table("[admin]", Admin)
     lines += _table("[alerts]", Alerts)
+    for name, record in sorted(components().items()):
+        lines += _optional(_table(f"[{name}]", resolve(record.config)))
     lines += ["", *_comment(
         "One file may serve several hosts. Each has its own table then, chosen by --node, else NS7_NODE, "
         "else the host name; [nodes.NAME.SECTION] overrides settings for that host alone.")]
-    node = _table("[nodes.ns7c0]", Node)
-    lines += [line if line.startswith("#") or not line else f"#{line}" for line in node]
+    lines += _optional(_table("[nodes.ns7c0]", Node))
     return "\n".join(lines) + "\n"
+
+
+def _optional(lines: list[str]) -> list[str]:
+    """A table that is a comment as a whole."""
+    return [line if line.startswith("#") or not line else f"#{line}" for line in lines]
 
 
 def _table(header: str, model: type[Section], number: int = 0) -> list[str]:

@@ -254,8 +254,7 @@ class Hosts:
 def _wanted(config: Config) -> list[str]:
     """The kinds of processes that a host with this configuration runs."""
     return [*(name for name in CORE if name != "worker"),
-            *(name for name, record in sorted(components().items())
-              if name in config.roles and record.wanted(getattr(config, name)))]
+            *(name for name in sorted(components()) if name in config.roles)]
 
 
 def _section(config: Config, name: str) -> Any:
