@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dns.tsig
 
@@ -123,7 +123,7 @@ class Runner:
             raise ControlError("this host is neither publisher nor puller: see sync.publisher, pullers, role")
         handler = getattr(role, f"on_{verb}", None)
         if handler is None:
-            fix = {"refresh": "run it on the publisher", "now": "this host publishes: `ns7 refresh`",
+            fix = {"refresh": "run it on the publisher", "now": "`ns7 refresh` is what publishes",
                    "rollback": "run it on the puller"}.get(verb, "not here")
             raise ControlError(f"{verb}: this host {'publishes' if isinstance(role, PublishRole) else 'pulls'}, {fix}"
                                + (f" ({self.config.publisher})" if verb == "refresh" else ""))
@@ -380,8 +380,7 @@ class Listener(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)     # uvloop's is no subclass
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         answer = self._role.heard(data)

@@ -221,8 +221,8 @@ class Workers:
         for member in team.members:
             member.post.release()
             member.post.send(Stop())
-        longest = max(max(service.udp_timeout, 2 * service.tcp_timeout)
-                      for service in self._state.config.services) + STOP_GRACE
+        longest = max((max(service.udp_timeout, 2 * service.tcp_timeout)
+                       for service in self._state.config.services), default=0.0) + STOP_GRACE
         await asyncio.gather(*(member.post.ended(longest) for member in team.members))
 
     async def stop(self) -> None:

@@ -63,7 +63,7 @@ class Balancer:
         self.folder = folder
         self.settings = Settings(servers, listen or [free_address()], **settings)
         self.control, self.config, self.log = folder / "ns7.sock", folder / "ns7.toml", folder / "ns7.log"
-        self.config.write_text(self.settings.text(self.control))
+        self.write_config()
         self._ended = False
         self._traceback = traceback
         with self.log.open("wb") as log:
@@ -82,6 +82,10 @@ class Balancer:
             except BaseException:
                 self.kill()
                 raise
+
+    def write_config(self) -> None:
+        """The file as the settings have it."""
+        self.config.write_text(self.settings.text(self.control))
 
     @property
     def address(self) -> str:
@@ -205,7 +209,7 @@ class Balancer:
     def rewrite(self, **settings: Any) -> None:
         """Change the configuration file only."""
         self.settings = dataclasses.replace(self.settings, **settings)
-        self.config.write_text(self.settings.text(self.control))
+        self.write_config()
 
     def command(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`ns7 verb` toward this ns7."""

@@ -23,9 +23,10 @@ from sync.config import Sync
 from sync.samples import rsyncd
 from sync.store import Store
 from tests.helpers import processes
+from tests.helpers.daemon import Balancer
 from tests.helpers.need import require_program
 from tests.helpers.ports import free_port
-from tests.helpers.waiting import wait_for
+from tests.helpers.waiting import PATIENCE, wait_for
 
 SECRET = "c3luYyBzY2VuYXJpb3Mgb25seSwgbm90IGEgc2VjcmV0IQ=="
 KEY = f'key "sync" {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n'
@@ -131,6 +132,33 @@ class NameServer:
         return None
 
 
+class SyncHost(Balancer):
+    """One ns7 without services."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self._text = text
+        folder.mkdir()
+        super().__init__(folder, [], [])
+
+    def write_config(self) -> None:
+        head = f'[process]\nstate_dir = "{self.folder}/state"\n[admin]\nsocket = "{self.control}"\nlisten = []\n'
+        self.config.write_text(head + self._text)
+
+    def wait_idle(self, seconds: float = PATIENCE) -> dict[str, Any]:
+        return {}
+
+    def sync(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`ns7 refresh …` or `ns7 sync …` toward it."""
+        return self.command(*arguments)
+
+    def wait_running(self) -> None:
+        wait_for("sync runs", lambda: self.status()["processes"].get("sync", {}).get("running"))
+
+    @property
+    def sync_pid(self) -> int:
+        return int(self.status()["processes"]["sync"]["pid"])
+
+
 class Field:
     """Publisher and puller, set up as docs/sync.md says. A context manager."""
 
@@ -162,6 +190,10 @@ class Field:
     def config(self, role: str, **more: Any) -> Sync:
         """The same as the model."""
         return Sync.model_validate(self.settings(role, **more))
+
+    def run(self, role: str, more: str = "", **settings: Any) -> SyncHost:
+        """An `ns7 run` that does nothing but publish, or pull."""
+        return SyncHost(self.folder / f"ns7-{role}", section(self.settings(role, **settings)) + more)
 
     def start_rsyncd(self) -> None:
         """The sample's configuration, on a port and with the rights of this test."""
