@@ -22,7 +22,7 @@ from balancer.config.values import (
 )
 
 # rsync takes what begins with "-" for an option.
-_SOURCE = re.compile(r"rsync://[^-/\s][^\s]*/[^\s]*|(?:[\w.-]+@)?[\w.][\w.-]*::?[^:\s][^\s]*|/[^\s]*")
+_SOURCE = re.compile(r"rsync://[^-/\s][^\s]*/[^\s]*|(?!rsync:)(?:[\w.-]+@)?[\w.][\w.-]*::?[^:\s][^\s]*|/[^\s]*")
 _ZONE = re.compile(r"[a-z0-9_./-]{1,254}")
 LOCAL_ZONES = (".", "localhost", "127.in-addr.arpa", "0.in-addr.arpa", "255.in-addr.arpa")
 

@@ -205,20 +205,13 @@ class Puller:
         source = self.config.from_where
         limits = [f"--timeout={max(1, int(self.config.timeout))}"]
         if source.startswith("rsync://") or "::" in source:
-            limits.append(f"--contimeout={CONNECT_TIMEOUT}")
+            # Without NODELAY on both sides each of rsync's small messages waits 40 ms for the other's delayed ACK.
+            limits += [f"--contimeout={CONNECT_TIMEOUT}", "--sockopts=TCP_NODELAY"]
         done = await programs.run(
             [*self.config.rsync, "--ignore-times", "--no-motd", *limits, *options, "--", f"{source}/{what}",
              str(target)], self.config.timeout, stdin)
-        if done.code == 0:
-            return
-        said = "; ".join(done.lines(3)) or f"exit code {done.code}"
-        if done.code in UNREACHABLE:
-            raise Failure("unreachable", f"the publisher cannot be reached: {said}")
-        if done.code in (PARTIAL, VANISHED):
-            if "No space left" in done.err:
-                raise Failure("disk", f"the disk is full: {said}")
-            raise Failure("partial", f"rsync copied a part only (code {done.code}): {said}")
-        raise Failure("disk" if done.code == DISK else "unreachable", f"rsync ended with code {done.code}: {said}")
+        if done.code:
+            raise failure_of(done.code, "; ".join(done.lines(3)))
 
     async def _check(self, old: Manifest, new: Manifest, full: bool) -> None:
         """Load what changed for trial; Failure when anything does not load, or is not what the manifest says of it."""
@@ -329,6 +322,17 @@ class Puller:
 
     def _manifest(self, generation: int) -> Manifest:
         return EMPTY if generation <= 0 else parse_manifest(self._store.manifest_bytes(generation))
+
+
+def failure_of(code: int, said: str) -> Failure:
+    """What an exit code of rsync means."""
+    if "No space left" in said:
+        return Failure("disk", f"the disk is full: {said}")
+    if code in (PARTIAL, VANISHED):
+        return Failure("partial", f"rsync copied a part only (code {code}): {said}")
+    if code in UNREACHABLE:
+        return Failure("unreachable", f"the publisher cannot be reached: {said or f'rsync ended with code {code}'}")
+    return Failure("disk" if code == DISK else "unreachable", f"rsync ended with code {code}: {said}")
 
 
 def _only(statements: list[Statement], view: str, chosen: set[str]) -> list[Statement]:

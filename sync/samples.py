@@ -18,6 +18,7 @@ strict modes = yes
 max connections = 20
 timeout = 300
 reverse lookup = no
+socket options = TCP_NODELAY
 
 [ns7]
     comment = zones of ns7

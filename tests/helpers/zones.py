@@ -113,8 +113,9 @@ class NameServer:
             self._process.wait(10)
             self._process = None
 
-    def order(self, *words: str) -> None:
-        subprocess.run([*self.rndc, *words], capture_output=True, timeout=20, check=True)
+    def order(self, *words: str) -> str:
+        """rndc's answer."""
+        return subprocess.run([*self.rndc, *words], capture_output=True, text=True, timeout=20, check=True).stdout
 
     def ask(self, name: str, kind: str = "SOA") -> dns.message.Message:
         query = dns.message.make_query(name, kind, flags=0)
