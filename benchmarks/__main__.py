@@ -21,6 +21,8 @@ from benchmarks.lab import Lab, LabError, open_lab
 from benchmarks.memory import memory
 from benchmarks.micro import micro
 from benchmarks.shares import shares
+from benchmarks.sync import ROWS as SYNC_ROWS
+from benchmarks.sync import sync
 from benchmarks.tcp import tcp
 from benchmarks.udp import (
     PACED,
@@ -36,7 +38,7 @@ from benchmarks.udp import (
 from benchmarks.workers import ROWS, workers
 
 # Cases whose rows can be chosen, and cases that compare peers.
-CHOSEN = {"workers": tuple(ROWS), "faults": tuple(FAULT_ROWS)}
+CHOSEN = {"workers": tuple(ROWS), "faults": tuple(FAULT_ROWS), "sync": tuple(SYNC_ROWS)}
 COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
 SHORT = {"seconds": 6.0, "rounds": 3}
 FULL = {"seconds": 20.0, "rounds": 5}
@@ -67,6 +69,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "workers": (workers,),
     "tcp": (tcp,),
     "faults": (faults,),
+    "sync": (sync,),
     "micro": (micro,),
     "all": (micro, compared, scaled, shares, memory, tcp),
 }
@@ -78,6 +81,7 @@ HELP = {
     "workers": "what clients notice when processes of ns7 die, hang or change",
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
     "faults": "what clients lose when a server fails, in network namespaces (needs root)",
+    "sync": "how fast an edited zone is served by the other server, and what survives SIGKILL",
     "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
@@ -124,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
             verb.add_argument(
                 "--peers", type=peer_list, default=COMPARED[case], help=f"of {','.join(COMPARED[case])} (all)"
             )
+        if case == "sync":
+            verb.add_argument("--kills", type=int, default=200, metavar="N", help="at random moments (%(default)s)")
         if case == "udp":
             verb.add_argument(
                 "--rate", type=int, action="append", metavar="QPS", help="0 = saturation; may be repeated"
@@ -153,6 +159,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
         workers=getattr(arguments, "workers", 1),
         ns7=arguments.ns7,
         rows=tuple(getattr(arguments, "row", ())),
+        kills=getattr(arguments, "kills", 0),
     )
     return options, cases
 
@@ -160,7 +167,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
 def main() -> int:
     arguments = parser().parse_args()
     options, cases = plan(arguments)
-    needed = () if arguments.case == "micro" else ("dnsperf", "nsd")
+    needed = () if arguments.case in ("micro", "sync") else ("dnsperf", "nsd")
     if absent := [name for name in needed if not shutil.which(name)]:
         print(
             f"{' and '.join(absent)} not installed, nothing can be measured: apt install {' '.join(absent)}"

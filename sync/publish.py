@@ -66,8 +66,10 @@ class Publisher:
 
     def published(self) -> Manifest:
         """The generation that pullers may copy; an empty one when there is none."""
-        data = self._store.published()
-        return EMPTY if data is None else parse(data)
+        try:
+            return parse(self._store.published() or b"")
+        except ManifestError:           # nothing yet, or damaged: then everything is published anew
+            return EMPTY
 
     def _is_signed(self) -> bool:
         """Whether pullers can read what is published: not after a change of the key."""

@@ -321,7 +321,11 @@ class Puller:
                           f'"{self._store.current_path}/{CONF}";  at its end')
 
     def _manifest(self, generation: int) -> Manifest:
-        return EMPTY if generation <= 0 else parse_manifest(self._store.manifest_bytes(generation))
+        if generation > 0:
+            # Where it is damaged or gone nothing is known to be there: all of it is copied and loaded anew.
+            with contextlib.suppress(ManifestError, FileNotFoundError):
+                return parse_manifest(self._store.manifest_bytes(generation))
+        return EMPTY
 
 
 def failure_of(code: int, said: str) -> Failure:

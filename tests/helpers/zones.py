@@ -117,6 +117,10 @@ class NameServer:
         """rndc's answer."""
         return subprocess.run([*self.rndc, *words], capture_output=True, text=True, timeout=20, check=True).stdout
 
+    def loads(self) -> int:
+        """How many zones were loaded, by its log."""
+        return self.log.read_text(errors="replace").count("loaded serial")
+
     def ask(self, name: str, kind: str = "SOA") -> dns.message.Message:
         query = dns.message.make_query(name, kind, flags=0)
         return dns.query.udp(query, HOST, port=self.port, timeout=5)

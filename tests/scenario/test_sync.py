@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import dns.message
 import dns.opcode
@@ -21,51 +18,11 @@ import pytest
 from sync import notify
 from tests.helpers.daemon import run_command
 from tests.helpers.ports import free_port
+from tests.helpers.synced import Hosts, running
 from tests.helpers.waiting import wait_for
-from tests.helpers.zones import HOST, KEY, Field, SyncHost, field
+from tests.helpers.zones import HOST, KEY
 
 SIGNED = notify.load_key(KEY)
-
-
-class Hosts:
-    """Both hosts over one field."""
-
-    def __init__(self, one: Field, publisher: SyncHost, puller: SyncHost) -> None:
-        self.field, self.publisher, self.puller = one, publisher, puller
-
-    def refresh(self, *options: str, code: int = 0) -> str:
-        done = self.publisher.sync("refresh", *options)
-        assert done.returncode == code, f"{done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
-
-    def edit(self, name: str = "z0.example") -> int:
-        serial = (self.field.publisher.serial(name) or 0) + 1
-        self.field.publisher.edit(name, serial)
-        return serial
-
-    def wait_served(self, serial: int, name: str = "z0.example") -> None:
-        wait_for(f"{name} {serial}", lambda: self.field.puller.serial(name) == serial, 20)
-
-    def counters(self, host: SyncHost) -> dict[str, int]:
-        found = host.status()["components"]["sync"]["counters"]
-        assert isinstance(found, dict)
-        return found
-
-    def send(self, wire: bytes) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(wire, (HOST, self.field.listen))
-
-
-@contextlib.contextmanager
-def running(folder: Path, **settings: Any) -> Iterator[Hosts]:
-    with (
-        field(folder / "field") as one,
-        one.run("publish", **settings) as publisher,
-        one.run("pull", **settings, listen=f"{HOST}:{one.listen}") as puller,
-    ):
-        publisher.wait_running()
-        puller.wait_running()
-        yield Hosts(one, publisher, puller)
 
 
 @pytest.fixture(scope="module")
@@ -230,25 +187,9 @@ def test_poll_without_notify(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_killed_anywhere(tmp_path: Path) -> None:
-    """SIGKILL at 200 random moments of pulls and refreshes: always a whole generation, no lock left."""
-    kills, chance = int(os.environ.get("NS7_KILLS", "200")), random.Random(1)
+    """SIGKILL at random moments of pulls and refreshes: always a whole generation, no lock left."""
+    chance = random.Random(1)
     with running(tmp_path) as both:
         both.refresh("--wait")
-        names = list(both.field.publisher.zones)
-        for number in range(kills):
-            for name in names:
-                both.edit(name)
-            victim = both.publisher if number % 4 == 3 else both.puller
-            pid = victim.sync_pid
-            with ThreadPoolExecutor(1) as pool:
-                calling = pool.submit(both.publisher.sync, "refresh")
-                time.sleep(chance.uniform(0.2, 1.5))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                calling.result()
-            wait_for("another one", lambda: victim.sync_pid not in (0, pid), 20)    # noqa: B023
-            both.publisher.wait_running()
-            both.puller.wait_running()
-            both.refresh("--wait")
-            serials = {both.field.puller.serial(name) for name in names}
-            assert len(serials) == 1, f"a mix after kill {number}: {both.field.served()}"
+        for number in range(int(os.environ.get("NS7_KILLS", "200"))):
+            both.kill_somewhere(both.publisher if number % 4 == 3 else both.puller, chance.uniform(0.2, 1.5))

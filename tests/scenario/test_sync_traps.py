@@ -536,6 +536,39 @@ def serial_in(file: Path) -> int:
     return int(words[words.index("hostmaster") + 1])
 
 
+async def test_hup_instead_of_rndc(pair: Pair) -> None:
+    pair.publisher.config, pair.puller.config = (pair.field.config(role, reload="hup") for role in ("publish", "pull"))
+    serial = bump(pair)
+    await pair.sync()
+    assert pair.at.serial("z0.example") == pair.to.serial("z0.example") == serial
+    (pair.to.folder / "named.pid").rename(pair.to.folder / "away")
+    bump(pair)
+    await pair.refresh()
+    assert "sync.pid_file" in str(await pair.fails("named"))
+    (pair.to.folder / "away").rename(pair.to.folder / "named.pid")
+
+
+async def test_key_that_was_changed(pair: Pair) -> None:
+    """The same zones are published anew under the new key; what is on our own disks is believed."""
+    pair.publisher = Publisher(pair.field.config("publish"), b"another secret of good length", pair.published)
+    result = await pair.refresh()
+    assert result["changes"] == "nothing changed"
+    await pair.fails("manifest")
+    pair.publisher = Publisher(pair.field.config("publish"), SHARED, pair.published)
+    assert (await pair.refresh())["generation"] > result["generation"]
+    await pair.puller.pull()
+    pair.examine()
+
+
+async def test_manifests_that_were_damaged_on_disk(pair: Pair) -> None:
+    """Everything is published, and taken over, anew."""
+    (pair.published.root / "manifest").write_bytes(b"rubbish")
+    assert "added" in (await pair.refresh())["changes"]
+    (pair.pulled.conf(pair.pulled.current()).parent / "manifest").write_bytes(b"rubbish")
+    await pair.puller.pull()
+    pair.examine()
+
+
 async def test_views(tmp_path: Path) -> None:
     """One name, two zones: each has its own file and its own serial."""
     with field(tmp_path / "field", zones=0) as one:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sync.named import read_check
 from sync.pull import failure_of
 from sync.samples import rsyncd
 
+ROOT = Path(__file__).parents[3]
 NEEDED = {"publisher": "192.0.2.88", "tsig_key_file": "/etc/ns7/sync.key"}
 
 
@@ -81,7 +83,7 @@ def test_rsyncd_sample_is_filled_in() -> None:
     for line in ("address = 192.0.2.88", "path = /srv/store", "hosts allow = 192.0.2.89 192.0.2.90", "read only = yes",
                  "use chroot = yes", "hosts deny = *"):
         assert line in text
-    assert "hosts allow = 192.0.2.89" in rsyncd(None)
+    assert rsyncd(None) == (ROOT / "deploy" / "rsyncd.conf").read_text(), "ns7 sample-config rsyncd > deploy/rsyncd.conf"
 
 
 PUBLISHER = {"role": "publish", "generation": 7, "zones": 3, "time": 1.0, "state": "current", "reason": "", "pullers": [
