@@ -83,7 +83,8 @@ def test_rsyncd_sample_is_filled_in() -> None:
     for line in ("address = 192.0.2.88", "path = /srv/store", "hosts allow = 192.0.2.89 192.0.2.90", "read only = yes",
                  "use chroot = yes", "hosts deny = *"):
         assert line in text
-    assert rsyncd(None) == (ROOT / "deploy" / "rsyncd.conf").read_text(), "ns7 sample-config rsyncd > deploy/rsyncd.conf"
+    again = "ns7 sample-config rsyncd > deploy/rsyncd.conf"
+    assert rsyncd(None) == (ROOT / "deploy" / "rsyncd.conf").read_text(), again
 
 
 PUBLISHER = {"role": "publish", "generation": 7, "zones": 3, "time": 1.0, "state": "current", "reason": "", "pullers": [
