@@ -23,7 +23,7 @@ from sync.config import Sync
 from sync.samples import rsyncd
 from sync.store import Store
 from tests.helpers import processes
-from tests.helpers.daemon import Balancer
+from tests.helpers.daemon import Balancer, run_command
 from tests.helpers.need import require_program
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import PATIENCE, wait_for
@@ -31,6 +31,7 @@ from tests.helpers.waiting import PATIENCE, wait_for
 SECRET = "c3luYyBzY2VuYXJpb3Mgb25seSwgbm90IGEgc2VjcmV0IQ=="
 KEY = f'key "sync" {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n'
 HOST = "127.0.0.1"
+LONGEST = 320.0     # seconds for a command: more than it waits itself
 
 OPTIONS = """options {{
     directory "{folder}";
@@ -154,7 +155,7 @@ class SyncHost(Balancer):
 
     def sync(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`ns7 refresh …` or `ns7 sync …` toward it."""
-        return self.command(*arguments)
+        return run_command(*arguments, "--socket", str(self.control), seconds=LONGEST)
 
     def wait_running(self) -> None:
         wait_for("sync runs", lambda: self.status()["processes"].get("sync", {}).get("running"))

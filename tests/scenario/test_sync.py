@@ -48,6 +48,7 @@ def test_refresh_waits_and_tells(hosts: Hosts) -> None:
     assert "nothing changed" in hosts.refresh()
 
 
+@pytest.mark.long
 def test_refused_refresh_says_why(hosts: Hosts) -> None:
     text = hosts.field.publisher.file("z1.example").read_text()
     hosts.field.publisher.file("z1.example").write_text(text + "broken")
@@ -100,6 +101,7 @@ def test_host_without_services(hosts: Hosts) -> None:
     hosts.puller.wait_running()
 
 
+@pytest.mark.long
 def test_sample_for_rsyncd(hosts: Hosts) -> None:
     done = run_command("sample-config", "rsyncd", "-c", str(hosts.publisher.config))
     assert done.returncode == 0 and f"path = {hosts.field.stores['publish']}" in done.stdout

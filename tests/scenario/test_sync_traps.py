@@ -137,6 +137,7 @@ async def test_same_size_in_the_same_second(pair: Pair) -> None:
     assert pair.to.serial("z0.example") == serial
 
 
+@pytest.mark.long
 async def test_going_back_to_older_files(pair: Pair) -> None:
     """A rollback's files are older than what is loaded; what was rolled back from is not pulled again."""
     first = pair.pulled.current()
@@ -164,6 +165,7 @@ async def test_serial_that_goes_backwards(pair: Pair) -> None:
     await pair.sync()
 
 
+@pytest.mark.long
 async def test_other_content_under_the_same_serial(pair: Pair) -> None:
     serial = pair.at.serial("z3.example") or 0
     pair.at.edit("z3.example", serial, more="new A 192.0.2.99\n")
@@ -204,6 +206,7 @@ async def test_empty_and_missing_files(pair: Pair) -> None:
     await pair.sync()
 
 
+@pytest.mark.long
 async def test_configuration_that_is_not_right(pair: Pair) -> None:
     pair.at.conf.write_text(pair.at.conf.read_text() + "nonsense;\n")
     assert "unknown option 'nonsense'" in await pair.refused()
@@ -221,6 +224,7 @@ async def test_zones_come_and_go(pair: Pair) -> None:
     assert pair.to.ask("new.example").rcode() == pair.at.ask("new.example").rcode() == dns.rcode.REFUSED
 
 
+@pytest.mark.long
 async def test_most_zones_vanish(pair: Pair) -> None:
     kept = dict(pair.at.zones)
     pair.at.zones = dict(list(kept.items())[:1])
@@ -259,6 +263,7 @@ async def test_files_that_include_others(pair: Pair) -> None:
     await pair.sync()
 
 
+@pytest.mark.long
 async def test_marker_for_old_pullers(pair: Pair) -> None:
     marker = pair.at.folder / "null"
     before = marker.read_text()
@@ -375,6 +380,7 @@ async def test_named_does_not_load_it(pair: Pair) -> None:
     text = pair.to.conf.read_text()
     pair.to.conf.write_text(text.replace("notify no;", "notify no; max-zone-ttl 3600;"))
     pair.to.order("reconfig")
+    pair.puller.config = pair.field.config("pull", serve_timeout="1s")
     old = pair.to.serial("z0.example")
     current = pair.pulled.current()
     serial = bump(pair, more="long 7200 A 192.0.2.7\n")
@@ -390,6 +396,7 @@ async def test_named_does_not_load_it(pair: Pair) -> None:
     assert pair.to.serial("z0.example") == serial
 
 
+@pytest.mark.long
 async def test_zone_that_the_puller_has_already(pair: Pair) -> None:
     """named is never told of a configuration that it would refuse."""
     text = pair.to.conf.read_text()
@@ -448,6 +455,7 @@ async def test_state_that_was_lost(pair: Pair) -> None:
     pair.examine()
 
 
+@pytest.mark.long
 async def test_file_that_was_damaged_here(pair: Pair) -> None:
     """A full pull finds it, and fetches it again."""
     path = pair.pulled.tree(pair.pulled.current()) / "zones/z2.example"
@@ -458,6 +466,7 @@ async def test_file_that_was_damaged_here(pair: Pair) -> None:
     pair.examine()
 
 
+@pytest.mark.long
 async def test_modes_and_owners(pair: Pair) -> None:
     pair.at.file("z0.example").chmod(0o600)
     bump(pair)
@@ -469,6 +478,7 @@ async def test_modes_and_owners(pair: Pair) -> None:
     await pair.sync()
 
 
+@pytest.mark.long
 async def test_old_generations_go(pair: Pair) -> None:
     pair.publisher.config, pair.puller.config = (pair.field.config(role, keep=2) for role in ("publish", "pull"))
     for _ in range(2):
@@ -536,6 +546,7 @@ def serial_in(file: Path) -> int:
     return int(words[words.index("hostmaster") + 1])
 
 
+@pytest.mark.long
 async def test_hup_instead_of_rndc(pair: Pair) -> None:
     pair.publisher.config, pair.puller.config = (pair.field.config(role, reload="hup") for role in ("publish", "pull"))
     serial = bump(pair)
@@ -548,6 +559,7 @@ async def test_hup_instead_of_rndc(pair: Pair) -> None:
     (pair.to.folder / "away").rename(pair.to.folder / "named.pid")
 
 
+@pytest.mark.long
 async def test_key_that_was_changed(pair: Pair) -> None:
     """The same zones are published anew under the new key; what is on our own disks is believed."""
     pair.publisher = Publisher(pair.field.config("publish"), b"another secret of good length", pair.published)
@@ -560,6 +572,7 @@ async def test_key_that_was_changed(pair: Pair) -> None:
     pair.examine()
 
 
+@pytest.mark.long
 async def test_manifests_that_were_damaged_on_disk(pair: Pair) -> None:
     """Everything is published, and taken over, anew."""
     (pair.published.root / "manifest").write_bytes(b"rubbish")
