@@ -196,7 +196,7 @@ class Publisher:
     def _take(self, zone: Described, data: bytes, mode: int, draft: Draft, old: Manifest) -> None:
         key, before = (zone.view, zone.name), old.zones.get((zone.view, zone.name))
         if before is not None and before.path == zone.path and old.files[zone.path].sha256 == sha256(data) and \
-                self._store.keep(old.generation, zone.path, mode):
+                self._store.keep(old, zone.path, mode):
             draft.files[zone.path], draft.zones[key] = old.files[zone.path]._replace(mode=mode), before
             return
         draft.files[zone.path] = self._store.put(zone.path, data, mode)
@@ -227,7 +227,7 @@ class Publisher:
                 del draft.files[wrong.path]
                 (self._store.staging / "tree" / wrong.path).unlink()
             before = old.zones.get(key)
-            if before is not None and self._store.keep(old.generation, before.path, old.files[before.path].mode):
+            if before is not None and self._store.keep(old, before.path, old.files[before.path].mode):
                 draft.files[before.path], draft.zones[key] = old.files[before.path], before
 
     # What is done

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sync.config import Sync
 
 CONNECT_TIMEOUT = 5         # seconds, of rsync to a daemon
+MOST_PARSED = 3             # manifests kept in memory
 TRIES = 3                   # copies of a generation that is gone before it is whole: the publisher has a newer one then
 # rsync(1), "EXIT VALUES", and 255, which is ssh's.
 UNREACHABLE = frozenset({5, 10, 12, 30, 35, 255})
@@ -53,6 +54,7 @@ class Puller:
 
     def __init__(self, config: Sync, secret: bytes, store: Store) -> None:
         self.config, self._secret, self._store = config, secret, store
+        self._parsed: dict[int, tuple[bytes, Manifest]] = {}
         self.seen = 0               # the newest generation that the publisher was found to have
         self._lock = asyncio.Lock()
 
@@ -135,7 +137,7 @@ class Puller:
         await self._settle()
         for attempt in range(TRIES):
             data = await self._fetch_manifest()
-            new, state = decode(data, self._secret), self._store.state()
+            new, state = self._remember(data, decode(data, self._secret)), self._store.state()
             self.seen = max(self.seen, new.generation)
             old = self._manifest(state.served)
             if new.generation == state.served and not full:
@@ -324,8 +326,17 @@ class Puller:
         if generation > 0:
             # Where it is damaged or gone nothing is known to be there: all of it is copied and loaded anew.
             with contextlib.suppress(ManifestError, FileNotFoundError):
-                return parse_manifest(self._store.manifest_bytes(generation))
+                data = self._store.manifest_bytes(generation)
+                known, manifest = self._parsed.pop(generation, (b"", EMPTY))
+                return self._remember(data, manifest if known == data else parse_manifest(data))
         return EMPTY
+
+    def _remember(self, data: bytes, manifest: Manifest) -> Manifest:
+        """Keep the last few, for a large one takes a while to read."""
+        self._parsed[manifest.generation] = data, manifest
+        if len(self._parsed) > MOST_PARSED:
+            del self._parsed[next(iter(self._parsed))]
+        return manifest
 
 
 def failure_of(code: int, said: str) -> Failure:

@@ -132,22 +132,26 @@ class Store:
         target.chmod(mode)
         return File(len(data), sha256(data), mode)
 
-    def keep(self, generation: int, path: str, mode: int) -> bool:
-        """The same file as in this generation; False when somebody has removed it there."""
-        target = self._place(path)
+    def keep(self, old: Manifest, path: str, mode: int) -> bool:
+        """The same file as in `old`; False when somebody has removed it there."""
+        source, target = f"{self.tree(old.generation)}/{path}", f"{self.staging}/tree/{path}"
         try:
-            os.link(self.tree(generation) / path, target)
-        except FileNotFoundError:
-            return False
-        if target.stat().st_mode & 0o777 != mode:
-            target.chmod(mode)
+            os.link(source, target)
+        except FileNotFoundError:           # the folder is not there yet, or the file not any more
+            self._place(path)
+            try:
+                os.link(source, target)
+            except FileNotFoundError:
+                return False
+        if old.files[path].mode != mode:
+            Path(target).chmod(mode)
         return True
 
     def keep_all(self, new: Manifest, old: Manifest) -> list[str]:
         """Everything of `new` that is the same in `old`; the paths of all else."""
         return [path for path, file in new.files.items()
                 if path not in old.files or old.files[path].sha256 != file.sha256
-                or not self.keep(old.generation, path, file.mode)]
+                or not self.keep(old, path, file.mode)]
 
     def _place(self, path: str) -> Path:
         target = self.staging / "tree" / path
