@@ -38,7 +38,7 @@ cdef extern from *:
     void check "NS7_CHECK"(bint condition) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 3          # raised by every change of a struct in this file
+    LAYOUT_VERSION = 4          # raised by every change of a struct in this file
     MAX_SERVICES = 64           # service slots
     MAX_SERVERS = 256           # server slots per service
     NAME_BYTES = 64             # a name is at most 63 bytes of ASCII, padded with zeros
@@ -52,6 +52,13 @@ cdef enum:                      # ConfigServer.state
     SERVER_FREE = 0             # never used, or reused when nobody has it in flight any more
     SERVER_PRESENT = 1          # may be chosen if its weight is above 0
     SERVER_REMOVED = 2          # takes nothing new; what is in flight is still answered
+
+cdef enum Ordered:              # ConfigServer.ordered: the operator's word, which stands above every judgement
+    ORDERED_AUTO = 0            # none: weight, verdict and suspicion decide
+    ORDERED_UP                  # counts as up, whatever anybody says
+    ORDERED_DOWN                # counts as down
+    ORDERED_DRAINED             # takes nothing new; well otherwise
+    ORDERS
 
 cdef enum Drop:                 # RowService.dropped: why a query got no answer from a server
     DROP_SHORT = 0              # shorter than a DNS header
@@ -135,6 +142,7 @@ cdef struct ConfigHeader:       # writer: supervisor
 cdef struct ConfigServer:       # writer: supervisor; a used slot keeps name and address until it is free again
     uint64_t state              # SERVER_*
     uint64_t weight             # 0..65535; 0 = drained
+    uint64_t ordered            # ORDERED_*
     uint64_t since_ns           # CLOCK_MONOTONIC when it was added or undrained; 0: it was there from the start
     uint64_t removed_at         # generation in which the server was removed
     uint8_t name[NAME_BYTES]
@@ -146,6 +154,7 @@ cdef struct ConfigService:      # writer: supervisor
     uint64_t retry              # 1: queries may be sent to a second server
     uint64_t retry_after_ns     # 0: automatic
     uint64_t retry_percent      # budget of second servers for queries that only take long
+    uint64_t retry_rcodes       # bit 2: SERVFAIL is not believed before another server was asked, and so on
     uint64_t suspend            # 1: servers that do not answer are passed over
     uint64_t min_alive          # with fewer trusted servers all are tried
     uint64_t when_all_down      # WhenAllDown (datapath/back.pxd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from balancer.table.table import LATENCY_BOUNDS, ConfigTable, Row
+from balancer.table.table import LATENCY_BOUNDS, ConfigTable, Row, ServerEntry
 
 
 def _sum(parts: Sequence[Any]) -> Any:
@@ -27,6 +27,13 @@ def _latency(server: dict[str, Any]) -> dict[str, Any]:
     return {"count": total, "sum": server.pop("latency_sum_ns") / 1e9, "buckets": cumulated}
 
 
+def state_of(entry: ServerEntry) -> str:
+    """A server's state in one word: "up", "drained", "down", or "removed" while what it has in flight goes on."""
+    if entry.state == "removed":
+        return "removed"
+    return "down" if entry.ordered == "down" else "up" if entry.takes_queries else "drained"
+
+
 def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every service with its servers: counters summed over workers; latency in seconds, buckets cumulated."""
     views = []
@@ -35,8 +42,8 @@ def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
         for entry in config.servers(service):
             counters = _sum([row.server(service, entry.slot) for row in rows])
             counters["tcp"]["latency"] = _latency(counters["tcp"])
-            state = entry.state if entry.state == "removed" else "up" if entry.weight else "drained"
-            servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight, "state": state,
+            servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight,
+                            "state": state_of(entry), "ordered": entry.ordered,
                             "latency": _latency(counters), **counters})
         views.append({"name": config.service_name(service), "scheduler": config.scheduler(service),
                       **_sum([row.service(service) for row in rows]), "servers": servers})
