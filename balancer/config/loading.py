@@ -75,7 +75,7 @@ def revise(config: Config, document: dict[str, Any]) -> Config:
     revised = _check_host(document, None, {}, problems)
     problems.raise_any()
     assert revised is not None
-    revised._node, revised._roles = config.node, config.roles
+    revised._node, revised._roles = config.node, config._roles
     return revised
 
 

@@ -272,7 +272,8 @@ class State:
         """
         old = self.config
         fixed = (("process.state_dir", old.process.state_dir, config.process.state_dir),
-                 ("admin.socket", old.admin.socket, config.admin.socket), ("roles", old.roles, config.roles))
+                 ("admin.socket", old.admin.socket, config.admin.socket),
+                 ("roles", "balancer" in old.roles, "balancer" in config.roles))
         if blocked := [what for what, before, after in fixed if before != after]:
             raise StartError(f"these changes need a restart: {', '.join(blocked)}")
         self._check_room(config)
