@@ -1,4 +1,4 @@
-"""`ns7 sample-config`: a commented configuration file to start from, ns7's own or another program's."""
+"""`ns7 sample-config`: a commented file to start from, of ns7 or of what stands around it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 
 from balancer.component import components, resolve
 
+FILES = {"systemd": "ns7.service"}
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the grammar."""
-    names = sorted(name for record in components().values() for name in record.samples)
+    known = sorted([*FILES, *(name for record in components().values() for name in record.samples)])
     command = subparsers.add_parser("sample-config", help="print a commented configuration file")
-    command.add_argument("program", nargs="?", default="ns7", choices=["ns7", *names],
-                         help="whose file (default: ns7's own)")
+    command.add_argument("of", nargs="?", choices=known, help="systemd: ns7's unit; without: ns7's own file")
     command.add_argument("-c", "--config", metavar="FILE", help="fill in what this configuration of ns7 says")
     command.add_argument("--node", help="which host of that file this is")
     command.set_defaults(run=run)
@@ -25,14 +26,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _text(arguments: argparse.Namespace) -> str:
+    if arguments.of in FILES:
+        from importlib.resources import files
+
+        return files("balancer.config").joinpath(FILES[arguments.of]).read_text()
     for name, record in components().items():
-        if arguments.program in record.samples:
+        if arguments.of in record.samples:
             section = None
             if arguments.config is not None:
                 from balancer.config import load
 
                 section = getattr(load(arguments.config, arguments.node), name)
-            return str(resolve(record.samples[arguments.program])(section))
+            return str(resolve(record.samples[arguments.of])(section))
     from balancer.config.sample import sample_text
 
     return sample_text()
