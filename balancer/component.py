@@ -70,7 +70,8 @@ class Component:
     adds the component's own verbs to `ns7`. floating: the addresses of a section that may be on another host now; such
     a component is started last and stopped first, while the workers still serve. status: `def status(snapshot) ->
     Mapping`, its part of the status. metrics: `def metrics(snapshot) -> Iterable[Metric]`. doctor: `def doctor(config)
-    -> Iterable[Finding]`.
+    -> Iterable[Finding]`. samples: what `ns7 sample-config NAME` prints for other programs, by name, each a `def
+    sample(section) -> str`; section None: there is no file to take it from.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Component:
     status: str = ""
     metrics: str = ""
     doctor: str = ""
+    samples: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache

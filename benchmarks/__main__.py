@@ -23,6 +23,8 @@ from benchmarks.lab import Lab, LabError, open_lab
 from benchmarks.memory import memory
 from benchmarks.micro import micro
 from benchmarks.shares import shares
+from benchmarks.sync import ROWS as SYNC_ROWS
+from benchmarks.sync import sync
 from benchmarks.tcp import tcp
 from benchmarks.udp import (
     PACED,
@@ -39,7 +41,9 @@ from benchmarks.udp import (
 from benchmarks.workers import ROWS, workers
 
 # Cases whose rows can be chosen, and cases that compare peers.
-CHOSEN = {"workers": tuple(ROWS), "faults": tuple(FAULT_ROWS), "failover": tuple(FAILOVER_ROWS)}
+CHOSEN = {
+    "workers": tuple(ROWS), "faults": tuple(FAULT_ROWS), "failover": tuple(FAILOVER_ROWS), "sync": tuple(SYNC_ROWS),
+}
 TRIALS = 20                 # of each row of "failover"
 COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
 SHORT = {"seconds": 6.0, "rounds": 3}
@@ -73,6 +77,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "tcp": (tcp,),
     "faults": (faults,),
     "failover": (failover,),
+    "sync": (sync,),
     "micro": (micro,),
     "all": (micro, compared, scaled, shares, memory, tcp),
 }
@@ -86,6 +91,7 @@ HELP = {
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
     "faults": "what clients lose when a server fails, in network namespaces (needs root)",
     "failover": "how long the virtual address is silent when its director goes, in network namespaces (needs root)",
+    "sync": "how fast an edited zone is served by the other server, and what survives SIGKILL",
     "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
@@ -134,6 +140,8 @@ def parser() -> argparse.ArgumentParser:
             )
         if case == "failover":
             verb.add_argument("--trials", type=int, default=TRIALS, metavar="N", help=f"of each row ({TRIALS})")
+        if case == "sync":
+            verb.add_argument("--kills", type=int, default=200, metavar="N", help="at random moments (%(default)s)")
         if case == "udp":
             verb.add_argument(
                 "--rate", type=int, action="append", metavar="QPS", help="0 = saturation; may be repeated"
@@ -163,6 +171,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
         workers=getattr(arguments, "workers", 1),
         ns7=arguments.ns7,
         rows=tuple(getattr(arguments, "row", ())),
+        kills=getattr(arguments, "kills", 0),
     )
     return options, cases
 
@@ -170,7 +179,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
 def main() -> int:
     arguments = parser().parse_args()
     options, cases = plan(arguments)
-    needed = {"micro": (), "failover": ("named",)}.get(arguments.case, ("dnsperf", "nsd"))
+    needed = {"micro": (), "sync": (), "failover": ("named",)}.get(arguments.case, ("dnsperf", "nsd"))
     if absent := [name for name in needed if not shutil.which(name)]:
         print(
             f"{' and '.join(absent)} not installed, nothing can be measured: apt install {' '.join(absent)}"

@@ -47,6 +47,11 @@ RESTART_TO_START = 1.5
 CPU_TO_PEACE = 1.05
 # One recvmmsg of the data path: least connection is exact to one batch.
 IN_FLIGHT_APART = 64
+# `sync`: seconds from `ns7 refresh` until the other server serves it: one of 200 zones, with NOTIFY; without, beyond
+# the poll; one of 2,000 zones of 500 records.
+SYNC_NOTIFY = Bar(1.0)
+SYNC_POLL_MORE = 1.0
+SYNC_MANY = Bar(3.0)
 # `faults`: by the latency of the servers (round trip, ms), the slowest answer (seconds).
 NOTICED_SLOWEST = {0.2: 0.05, 20.0: 0.12}  # the server's host tells that it is gone
 SILENT_SLOWEST = {0.2: 0.3, 20.0: 0.3}

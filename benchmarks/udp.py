@@ -34,6 +34,7 @@ class Options:
     workers: int = 1
     ns7: str = ns7.COMMAND
     rows: tuple[str, ...] = ()  # of a case whose rows can be chosen; empty: all
+    kills: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import argparse
 
+from balancer.component import components, resolve
+
 FILES = {"systemd": "ns7.service"}
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the grammar."""
+    known = sorted([*FILES, *(name for record in components().values() for name in record.samples)])
     command = subparsers.add_parser("sample-config", help="print a commented configuration file")
-    command.add_argument("of", nargs="?", choices=tuple(FILES), help="systemd: its unit; without: ns7's own file")
+    command.add_argument("of", nargs="?", choices=known, help="systemd: ns7's unit; without: ns7's own file")
+    command.add_argument("-c", "--config", metavar="FILE", help="fill in what this configuration of ns7 says")
+    command.add_argument("--node", help="which host of that file this is")
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the sample."""
-    if arguments.of is not None:
+    print(_text(arguments), end="")
+    return 0
+
+
+def _text(arguments: argparse.Namespace) -> str:
+    if arguments.of in FILES:
         from importlib.resources import files
 
-        print(files("balancer.config").joinpath(FILES[arguments.of]).read_text(), end="")
-        return 0
+        return files("balancer.config").joinpath(FILES[arguments.of]).read_text()
+    for name, record in components().items():
+        if arguments.of in record.samples:
+            section = None
+            if arguments.config is not None:
+                from balancer.config import load
+
+                section = getattr(load(arguments.config, arguments.node), name)
+            return str(resolve(record.samples[arguments.of])(section))
     from balancer.config.sample import sample_text
 
-    print(sample_text(), end="")
-    return 0
+    return sample_text()

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from balancer.component import components
 from balancer.config.merging import Merged
 from balancer.config.model import Config, Node, file_model
 from balancer.config.positions import Path, Position, find_positions, nearest
@@ -77,7 +78,7 @@ def revise(config: Config, document: dict[str, Any]) -> Config:
     revised = _check_host(document, None, {}, problems)
     problems.raise_any()
     assert revised is not None
-    revised._node, revised._roles, revised._fingerprint = config.node, config.roles, config.fingerprint
+    revised._node, revised._roles, revised._fingerprint = config.node, config._roles, config.fingerprint
     return revised
 
 
@@ -185,6 +186,8 @@ def _check_host(document: dict[str, Any], key: str | None, over: dict[str, Any],
         config._document = merged.document
         for path in _floating_sources(config):
             problems.add(merged.origin(path), "must not be a floating address: it may be on another host")
+        if not config.services and all(config.section(name) is None for name in components()):
+            problems.add(("service",), "is missing; at least one [[service]] is needed")
     for path, message in find_contradictions(merged.document):
         value: Any = merged.document
         for part in path:

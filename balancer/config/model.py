@@ -246,7 +246,8 @@ class Config(Section):
     """The file as it applies to one host."""
 
     services: tuple[Service, ...] = Field(
-        alias="service", min_length=1, max_length=SERVICES_MAX, description="What is balanced.")
+        alias="service", default=(), max_length=SERVICES_MAX,
+        description="What is balanced; none on a host that only runs components.")
     process: Process = Field(default=Process(), description="The processes of this host.")
     admin: Admin = Field(default=Admin(), description="How this host's ns7 is operated and looked at.")
     alerts: Alerts = Field(default=Alerts(), description="Who is told when something happens on this host.")
@@ -263,7 +264,10 @@ class Config(Section):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return self._roles
+        """What this host does: of what it may do, that which the file has something to do for."""
+        known = components()
+        return tuple(role for role in self._roles
+                     if (known[role].wanted(getattr(self, role, None)) if role in known else bool(self.services)))
 
     @property
     def fingerprint(self) -> str:

@@ -31,8 +31,7 @@ def sample_text() -> str:
     lines += ["", *_comment(
         "One file may serve several hosts. Each has its own table then, chosen by --node, else NS7_NODE, "
         "else the host name; [nodes.NAME.SECTION] overrides settings for that host alone.")]
-    node = _table("[nodes.ns7c0]", Node)
-    lines += [line if line.startswith("#") or not line else f"#{line}" for line in node]
+    lines += _optional(_table("[nodes.ns7c0]", Node))
     return "\n".join(lines) + "\n"
 
 
@@ -42,10 +41,13 @@ def _component(name: str, model: type[Section]) -> list[str]:
     for key, field in model.model_fields.items():
         if is_table(field):
             inner = _table(f"[[{name}.{field.alias or key}]]", get_args(field.annotation)[0])
-            lines += [line if line.startswith("#") or not line else f"#{line}" for line in inner]
-    if any(field.is_required() for field in model.model_fields.values()):
-        lines = [line if line.startswith("#") or not line else f"#{line}" for line in lines]
-    return lines
+            lines += _optional(inner)
+    return _optional(lines) if any(field.is_required() for field in model.model_fields.values()) else lines
+
+
+def _optional(lines: list[str]) -> list[str]:
+    """A table that is a comment as a whole."""
+    return [line if line.startswith("#") or not line else f"#{line}" for line in lines]
 
 
 def _table(header: str, model: type[Section], number: int = 0) -> list[str]:

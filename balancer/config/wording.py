@@ -82,7 +82,7 @@ def explain(error: ErrorDetails, path: Path, in_node: bool) -> str:
         return _unknown_key(path, in_node)
     if kind == "missing":
         table = ".".join(part for part in path if isinstance(part, str))
-        needed = f"; at least one [[{table}]] is needed" if path[-1] in ("service", "server") else ""
+        needed = f"; at least one [[{table}]] is needed" if path[-1] == "server" else ""
         return f"is missing{needed}"
     if kind == "too_short":
         return f"must have at least {context['min_length']} item"

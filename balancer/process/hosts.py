@@ -351,9 +351,7 @@ def _wanted(config: Config) -> list[str]:
     """The kinds of processes that a host with this configuration runs, who moves floating addresses last."""
     return [*(name for name, kind in CORE.items() if name != "worker" and (
                 not kind.needs or getattr(getattr(config, kind.section), kind.needs))),
-            *sorted((name for name, record in components().items()
-                     if name in config.roles and record.wanted(getattr(config, name))),
-                    key=lambda name: (_floats(name), name))]
+            *sorted((name for name in components() if name in config.roles), key=lambda name: (_floats(name), name))]
 
 
 def _floats(name: str) -> bool:

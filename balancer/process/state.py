@@ -347,7 +347,7 @@ class State:
         fixed = (("process.state_dir", old.process.state_dir, config.process.state_dir),
                  ("admin.socket", old.admin.socket, config.admin.socket),
                  ("admin.socket_group", old.admin.socket_group, config.admin.socket_group),
-                 ("roles", old.roles, config.roles))
+                 ("roles", "balancer" in old.roles, "balancer" in config.roles))
         if blocked := [what for what, before, after in fixed if before != after]:
             raise StartError(f"these changes need a restart: {', '.join(blocked)}")
         self._check_room(config)

@@ -231,8 +231,8 @@ class Workers:
         for member in team.members:
             member.post.release()
             member.post.send(Stop(grace, self._state.alone(team.crew, member.state)))
-        longest = grace + STOP_GRACE + max(max(service.udp_timeout, 2 * service.tcp_timeout)
-                                           for service in self._state.config.services)
+        longest = grace + STOP_GRACE + max((max(service.udp_timeout, 2 * service.tcp_timeout)
+                                            for service in self._state.config.services), default=0.0)
         await asyncio.gather(*(member.post.ended(min(longest, most)) for member in team.members))
 
     async def leave(self) -> None:

@@ -67,7 +67,7 @@ class Balancer:
         self.folder = folder
         self.settings = kind(servers, listen or [free_address()], **settings)
         self.control, self.config, self.log = folder / "ns7.sock", folder / "ns7.toml", folder / "ns7.log"
-        self.config.write_text(self.settings.text(self.control))
+        self.write_config()
         self._ended = False
         self._traceback = traceback
         self.log.write_bytes(b"")
@@ -79,6 +79,10 @@ class Balancer:
             except BaseException:
                 self.kill()
                 raise
+
+    def write_config(self) -> None:
+        """The file as the settings have it."""
+        self.config.write_text(self.settings.text(self.control))
 
     def _launch(self, argv: Sequence[str], env: dict[str, str]) -> Process:
         with self.log.open("ab") as log:
@@ -221,7 +225,7 @@ class Balancer:
     def rewrite(self, **settings: Any) -> None:
         """Change the configuration file only."""
         self.settings = dataclasses.replace(self.settings, **settings)
-        self.config.write_text(self.settings.text(self.control))
+        self.write_config()
 
     def command(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`ns7 verb` toward this ns7."""

@@ -76,7 +76,7 @@ def at(text: str, line: str) -> int:
     ("line", "path"),
     [
         ("[nodes.two]\nroles = []", "nodes.two.roles"),
-        ('[nodes.two]\nroles = ["sync"]', "nodes.two.roles[0]"),
+        ('[nodes.two]\nroles = ["nobody"]', "nodes.two.roles[0]"),
         ("[nodes.two]\nfoo = 1", "nodes.two.foo"),
         ("[nodes.two]\nprocess.inflight_max = 3", "nodes.two.process.inflight_max"),
         ("[nodes.two.process]\nworker = 3", "nodes.two.process.worker"),
