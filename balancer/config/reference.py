@@ -10,13 +10,14 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from balancer.config.model import Config, Node, Section
+from balancer.config.model import Node, Section, file_model
 from balancer.config.sample import allowed, is_table, toml
 
 _HEAD = """\
 # Settings
 
-Made from `balancer/config/model.py` by `python -m balancer.config.reference`; do not edit it by hand.
+Made from `balancer/config/model.py` and each component's `config.py` by `python -m balancer.config.reference`; do
+not edit it by hand.
 
 One TOML file, the same on all hosts. A key that is not listed here is an error. Durations are written
 like `"250ms"`, `"2s"`, `"1m"`, sizes like `"64KiB"`, `"16MiB"`, `"1GiB"`. `ns7 sample-config` prints a file
@@ -34,7 +35,7 @@ replace.
 def settings_page() -> str:
     """The whole page, in Markdown."""
     parts = [_HEAD]
-    for header, section in sections("", Config):
+    for header, section in sections("", file_model()):
         parts.append(_section(header, section))
     parts.append(_section("[nodes.NAME]", Node))
     parts.append(_NODES)
@@ -48,7 +49,7 @@ def sections(prefix: str, parent: type[Section]) -> Iterator[tuple[str, type[Sec
             continue
         annotation: Any = field.annotation
         many = get_origin(annotation) is tuple
-        section = get_args(annotation)[0] if many else annotation
+        section = next(iter(get_args(annotation)), annotation)      # of a list, or of a section that may be missing
         path = prefix + (field.alias or name)
         yield f"[[{path}]]" if many else f"[{path}]", section
         yield from sections(f"{path}.", section)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from balancer.config.model import Admin, Admit, Alerts, Node, Process, Section, Server, Service
+from balancer.config.model import Admin, Admit, Alerts, Config, Node, Process, Section, Server, Service, file_model
 from balancer.config.values import Rule
 
 _WIDTH = 100
@@ -25,12 +25,27 @@ def sample_text() -> str:
     lines += _table("[process]", Process)
     lines += _table("[admin]", Admin)
     lines += _table("[alerts]", Alerts)
+    for name, field in file_model().model_fields.items():
+        if name not in Config.model_fields:
+            lines += _component(name, get_args(field.annotation)[0])
     lines += ["", *_comment(
         "One file may serve several hosts. Each has its own table then, chosen by --node, else NS7_NODE, "
         "else the host name; [nodes.NAME.SECTION] overrides settings for that host alone.")]
     node = _table("[nodes.ns7c0]", Node)
     lines += [line if line.startswith("#") or not line else f"#{line}" for line in node]
     return "\n".join(lines) + "\n"
+
+
+def _component(name: str, model: type[Section]) -> list[str]:
+    """A component's section: it runs with what it shows, so where something must be said it is a comment only."""
+    lines = _table(f"[{name}]", model)
+    for key, field in model.model_fields.items():
+        if is_table(field):
+            inner = _table(f"[[{name}.{field.alias or key}]]", get_args(field.annotation)[0])
+            lines += [line if line.startswith("#") or not line else f"#{line}" for line in inner]
+    if any(field.is_required() for field in model.model_fields.values()):
+        lines = [line if line.startswith("#") or not line else f"#{line}" for line in lines]
+    return lines
 
 
 def _table(header: str, model: type[Section], number: int = 0) -> list[str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 from difflib import get_close_matches
-from types import GenericAlias
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from balancer.config.model import Config, Node
+from balancer.config.model import Node, file_model
 from balancer.config.positions import Path
 
 _SHOWN_MAX = 60
@@ -53,14 +52,12 @@ def _fields(model: type[BaseModel]) -> dict[str, Any]:
 
 def _keys_around(path: Path) -> list[str]:
     """The keys that the table around `path` may have."""
-    model: type[BaseModel] = Config
+    model: type[BaseModel] = file_model()
     for part in path[:-1]:
         if isinstance(part, int):
             continue
         kind = _fields(model)[part]
-        if isinstance(kind, GenericAlias):
-            kind = get_args(kind)[0]
-        model = kind
+        model = next(iter(get_args(kind)), kind)        # of a list, or of a section that may be missing
     return list(_fields(model))
 
 

@@ -15,5 +15,6 @@ cdef class Tcp:
     cdef epoll_event events[EVENTS]
 
     cdef int _settle(self) except -1
+    cdef int _observe(self) except -1
     cdef int wake(self) except -1
     cdef int _handle(self, int count) except -1

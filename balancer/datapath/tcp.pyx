@@ -103,6 +103,7 @@ cdef class Tcp:
     cdef int wake(self) except -1:
         cdef int _round, count
         self.streams.received = 0
+        self._observe()
         for _round in range(ROUNDS):
             count = epoll_wait(self.streams.epoll, self.events, EVENTS, 0)
             if count <= 0:
@@ -112,6 +113,14 @@ cdef class Tcp:
             self._settle()
             if self.streams.received >= WAKE_BYTES or count < LONE_ROUND:
                 break
+        return 0
+
+    cdef int _observe(self) except -1:
+        """Who chooses apart from UDP must be told what UDP has in flight."""
+        cdef Relay relay
+        for relay in self.active:
+            if relay.apart:
+                relay.observe()
         return 0
 
     cdef int _handle(self, int count) except -1:

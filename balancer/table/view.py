@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from balancer.table.table import LATENCY_BOUNDS, ConfigTable, Row
+from balancer.table.table import LATENCY_BOUNDS, ConfigTable, Row, ServerEntry
+from balancer.table.verdicts import DOWN, PROTOCOLS, SPARED, Found, Verdicts
+
+REFUSED_LATELY_NS = 1_000_000_000        # before a suspicion began: it is why
+NOTHING_KNOWN = (Found(), Found())
 
 
 def _sum(parts: Sequence[Any]) -> Any:
@@ -27,16 +32,55 @@ def _latency(server: dict[str, Any]) -> dict[str, Any]:
     return {"count": total, "sum": server.pop("latency_sum_ns") / 1e9, "buckets": cumulated}
 
 
-def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def suspects(config: ConfigTable, rows: Sequence[Row], service: int, now_ns: int) -> dict[int, int]:
+    """Whom a worker suspects that nobody has heard since: slot → the newest refusal, 0 when it was silent."""
+    used = max((entry.slot + 1 for entry in config.servers(service)), default=0)
+    found: dict[int, int] = {}
+    for row in rows:
+        for slot, since_ns, refused_ns in row.suspects(service, used, now_ns):
+            if since_ns > max(other.seen_well_ns(service, slot) for other in rows):
+                found[slot] = max(found.get(slot, 0), refused_ns if since_ns - refused_ns < REFUSED_LATELY_NS else 0)
+    return found
+
+
+def state_of(entry: ServerEntry, verdicts: Sequence[Found], suspected: bool) -> str:
+    """One word for a server: "removed" while what it has in flight goes on, "drained", else its `serving_state`."""
+    if entry.state == "removed" or not entry.weight:
+        return "drained" if entry.state == "present" else entry.state
+    return serving_state(verdicts, suspected)
+
+
+def serving_state(verdicts: Sequence[Found], suspected: bool) -> str:
+    """Whether a server serves: "up", "suspected" (by its clients' queries), "degraded" (down over one of the
+    protocols), "down" (over all)."""
+    down = [found.verdict in (DOWN, SPARED) for found in verdicts]
+    return "down" if all(down) else "degraded" if any(down) else "suspected" if suspected else "up"
+
+
+def _health(found: Found, now_ns: int) -> dict[str, Any]:
+    """A verdict for people: times in seconds since 1970, None for never; latency in seconds."""
+    def moment(at_ns: int) -> float | None:
+        return time.time() - (now_ns - at_ns) / 1e9 if at_ns else None
+
+    return {"verdict": found.verdict, "since": moment(found.since_ns), "reason": found.reason,
+            "probed": moment(found.probed_ns), "latency": found.latency_ns / 1e9 if found.latency_ns else None}
+
+
+def services(config: ConfigTable, rows: Sequence[Row], verdicts: Verdicts | None = None) -> list[dict[str, Any]]:
     """Every service with its servers: counters summed over workers; latency in seconds, buckets cumulated."""
     views = []
+    now_ns = time.monotonic_ns()
     for service in config.services:
         servers = []
+        suspected = suspects(config, rows, service, now_ns)
         for entry in config.servers(service):
             counters = _sum([row.server(service, entry.slot) for row in rows])
             counters["tcp"]["latency"] = _latency(counters["tcp"])
-            state = entry.state if entry.state == "removed" else "up" if entry.weight else "drained"
-            servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight, "state": state,
+            known = verdicts.read(service, entry.slot, entry.identity, now_ns) if verdicts else NOTHING_KNOWN
+            servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight,
+                            "state": state_of(entry, known, entry.slot in suspected),
+                            "health": {proto: _health(found, now_ns)
+                                       for proto, found in zip(PROTOCOLS, known, strict=True)},
                             "latency": _latency(counters), **counters})
         views.append({"name": config.service_name(service), "scheduler": config.scheduler(service),
                       **_sum([row.service(service) for row in rows]), "servers": servers})
@@ -44,16 +88,17 @@ def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 class TableView:
-    """The whole table, read-only: the configuration, the row of past workers, and the rows of all workers."""
+    """The whole table, read-only: the configuration, the verdicts, the row of past workers, the rows of all workers."""
 
-    def __init__(self, config: ConfigTable, rows: Sequence[Row]) -> None:
+    def __init__(self, config: ConfigTable, rows: Sequence[Row], verdicts: Verdicts | None = None) -> None:
         self.config = config
+        self.verdicts = verdicts
         self.rows = list(rows)
 
     def services(self) -> list[dict[str, Any]]:
         """`services` of the table as it is now; never while counters move from one row to another."""
         while True:
             moves = self.rows[0].moves
-            found = services(self.config, self.rows)
+            found = services(self.config, self.rows, self.verdicts)
             if moves % 2 == 0 and moves == self.rows[0].moves:
                 return found
