@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from typing import Any
 
 from balancer.cli.asking import add_arguments, request
@@ -48,7 +49,29 @@ def table(state: dict[str, Any]) -> list[str]:
                   for server in service["servers"]]
         lines += _reasons("dropped", tcp["dropped"])
         lines += _reasons("closed", tcp["closed"])
-    return lines
+    return lines + _health(state["services"])
+
+
+def _health(services: list[dict[str, Any]]) -> list[str]:
+    """What the probes found; nothing when nobody was probed."""
+    now = time.time()
+    rows = [f"{service['name'] + '/' + server['name']:24} {proto:5}{found['verdict']:8} {_moment(found['since'])} "
+            f"{_ago(found['probed'], now):>9} {_milliseconds(found['latency']):>10}  {found['reason']}".rstrip()
+            for service in services for server in service["servers"] for proto, found in server["health"].items()
+            if found["probed"]]
+    return [f"{'Health':24} {'':5}{'':8} {'Since':19} {'Probed':>9} {'Latency':>10}  Last reason", *rows] if rows else []
+
+
+def _moment(at: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else f"{'-':19}"
+
+
+def _ago(at: float, now: float) -> str:
+    return f"{max(0.0, now - at):.1f} s ago"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.2f} ms"
 
 
 def _head(service: dict[str, Any], counters: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from balancer.config import Config, ConfigError, Endpoint, load
+from balancer.config.model import ROLES
 from balancer.errors import Ns7Error
 from tests.unit.balancer.config.files import PLAIN, load_data, load_text, only_problem, problems_of
 
@@ -51,7 +52,7 @@ def test_defaults() -> None:
         65536,
     )
     assert config.admin.socket == "/run/ns7/control.sock"
-    assert config.roles == ("balancer",)
+    assert config.roles == ROLES
 
 
 def test_frozen_and_comparable() -> None:
@@ -133,7 +134,7 @@ def test_single_mistakes(old: str, new: str, path: str) -> None:
         ("[process]\ninflight_max = 63", "process.inflight_max"),
         ("[process]\ninflight_max = 64.0", "process.inflight_max"),
         ('[admin]\nsocket = "control.sock"', "admin.socket"),
-        ("[health]\nx = 1", "health"),
+        ("[nothing]\nx = 1", "nothing"),
         ('roles = ["balancer"]', "service[0].server[0].roles"),
         ('["odd key"]', '"odd key"'),
     ],
