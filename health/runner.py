@@ -78,6 +78,7 @@ class Target:
     turn: int = 0                       # in the rotation of zones_from
     suspected_until: float = 0.0
     suspected_why: str = ""
+    unsaid: str = ""                    # why its state has changed, while nobody was told yet
     recursion: float = 0.0              # when it was last looked for
 
     @property
@@ -157,6 +158,10 @@ class Prober:
         self._suspects &= self._targets.keys()
         self._forget_gone()
         self._spare()
+        for target in self._targets.values():
+            if target.where not in before and DOWN in [standing.verdict for standing in target.standings]:
+                # A predecessor's last words may not have been heard; hearing them twice does no harm.
+                self._tell_servers(target, target.standings[0].reason or target.standings[1].reason)
 
     def _forget_gone(self) -> None:
         """What was told of servers and zones that are not looked at any more ends."""
@@ -295,6 +300,8 @@ class Prober:
             self._on_master(target)
         if change is not None:
             self._on_change(target, proto, change)
+        elif target.unsaid:
+            self._tell_servers(target, target.unsaid)
 
     def _heard(self, target: Target, since: float) -> bool:
         """Whether a client's query was answered by this server over UDP after `since`."""
@@ -375,8 +382,11 @@ class Prober:
         self._verdicts.publish()
 
     def _tell_servers(self, target: Target, reason: str) -> None:
-        verdicts = [Found(standing.verdict) for standing in target.standings]
-        state = serving_state(verdicts, target.suspected)
+        state = serving_state([Found(standing.verdict) for standing in target.standings], target.suspected)
+        # One protocol alone is told when the other has made up its mind: a server that dies is down, not degraded first.
+        target.unsaid = reason if state == "degraded" and any(one.moving for one in target.standings) else ""
+        if target.unsaid:
+            return
         for place in target.places:
             self._tell("server", place.subject, "up", state, reason)
 
@@ -390,6 +400,7 @@ class Prober:
             del self._told[key]
         else:
             self._told[key] = state
+        self._published = 0.0           # a successor must know
         self._say(kind, subject, before, state, reason)
 
     def _say(self, kind: str, subject: str, before: str, state: str, reason: str) -> None:

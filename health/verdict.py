@@ -140,6 +140,11 @@ class Standing:
         """Whether it is about to fall: probes follow each other fast."""
         return self.failures > 0 and self.verdict != DOWN
 
+    @property
+    def moving(self) -> bool:
+        """Whether it is about to fall or to rise."""
+        return self.troubled or (self.verdict == DOWN and self.answers > 0)
+
 
 def spared(candidates: dict[int, Standing], least: int) -> set[int]:
     """Who is down and stays in use, so that `least` servers (if there are so many) may be chosen.

@@ -59,7 +59,8 @@ def _health(services: list[dict[str, Any]]) -> list[str]:
             f"{_ago(found['probed'], now):>9} {_milliseconds(found['latency']):>10}  {found['reason']}".rstrip()
             for service in services for server in service["servers"] for proto, found in server["health"].items()
             if found["probed"]]
-    return [f"{'Health':24} {'':5}{'':8} {'Since':19} {'Probed':>9} {'Latency':>10}  Last reason", *rows] if rows else []
+    head = f"{'Health':37} {'Since':19} {'Probed':>9} {'Latency':>10}  Last reason"
+    return [head, *rows] if rows else []
 
 
 def _moment(at: float | None) -> str:
