@@ -383,7 +383,7 @@ class Prober:
 
     def _tell_servers(self, target: Target, reason: str) -> None:
         state = serving_state([Found(standing.verdict) for standing in target.standings], target.suspected)
-        # One protocol alone is told when the other has made up its mind: a server that dies is down, not degraded first.
+        # One protocol alone is told when the other is settled: a server that dies is down, not degraded first.
         target.unsaid = reason if state == "degraded" and any(one.moving for one in target.standings) else ""
         if target.unsaid:
             return
