@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 WRONG_USAGE = 255           # mon's exit -1
 
@@ -19,7 +19,16 @@ def commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         command.print_usage(sys.stderr)
         sys.exit(WRONG_USAGE)
 
+    known = command.parse_known_args
+
+    def parse(args: Any = None, namespace: Any = None) -> Any:
+        found, rest = known(args, namespace)
+        if rest:
+            fail(f"unknown: {' '.join(rest)}")
+        return found, rest
+
     command.error = fail  # type: ignore[method-assign]
+    command.parse_known_args = parse  # type: ignore[method-assign]
     option = command.add_argument
     option("-zone", "--zone", action="append", default=[], metavar="ZONE", help="zone to check; may be repeated")
     option("-master", "--master", action="append", default=[], metavar="SERVER",
