@@ -17,6 +17,8 @@ from benchmarks import ns7, peers, report
 from benchmarks.faults import PEERS as FAULT_PEERS
 from benchmarks.faults import ROWS as FAULT_ROWS
 from benchmarks.faults import faults
+from benchmarks.health import ROWS as HEALTH_ROWS
+from benchmarks.health import health
 from benchmarks.lab import Lab, LabError, open_lab
 from benchmarks.memory import memory
 from benchmarks.micro import micro
@@ -36,10 +38,11 @@ from benchmarks.udp import (
 from benchmarks.workers import ROWS, workers
 
 # Cases whose rows can be chosen, and cases that compare peers.
-CHOSEN = {"workers": tuple(ROWS), "faults": tuple(FAULT_ROWS)}
+CHOSEN = {"workers": tuple(ROWS), "faults": tuple(FAULT_ROWS), "health": tuple(HEALTH_ROWS)}
 COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
 SHORT = {"seconds": 6.0, "rounds": 3}
 FULL = {"seconds": 20.0, "rounds": 5}
+TRIALS = {"seconds": 600.0, "rounds": 20}          # of `health`
 Case = Callable[[Lab, Options], Run]
 
 
@@ -67,6 +70,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "workers": (workers,),
     "tcp": (tcp,),
     "faults": (faults,),
+    "health": (health,),
     "micro": (micro,),
     "all": (micro, compared, scaled, shares, memory, tcp),
 }
@@ -78,6 +82,7 @@ HELP = {
     "workers": "what clients notice when processes of ns7 die, hang or change",
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
     "faults": "what clients lose when a server fails, in network namespaces (needs root)",
+    "health": "how soon a server that fails is found, false alarms, what probing costs (40 minutes)",
     "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
@@ -138,7 +143,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
     """What to run, and how long."""
     cases = CASES[arguments.case]
     rates: tuple[int, ...] = (0, *PACED)
-    length = FULL
+    length = TRIALS if arguments.case == "health" else FULL
     if arguments.case == "udp":
         if arguments.rate is None and arguments.servers is None:
             cases, length = (compared, scaled), SHORT

@@ -103,9 +103,9 @@ cdef class Verdicts(Region):
         """A `Found` per protocol of the server `identity`; unknown, with its last times, while the heartbeat is old."""
         cdef HealthServer *entry = self._entry(service, slot)
         cdef uint64_t before
-        cdef int tries
+        cdef int _tries
         found = None
-        for tries in range(MOST_TRIES):
+        for _tries in range(MOST_TRIES):
             before = load_acquire(&entry.changes)
             if load(&entry.identity) != identity:
                 return (Found(), Found())

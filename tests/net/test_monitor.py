@@ -133,8 +133,8 @@ SAME = {
 }
 
 
-SOON = ("all well", "one behind over tcp", "nobody there", "two zones fail", "two masters differ", "no master", "caching",
-        "caching, other value", "no such option")
+SOON = ("all well", "one behind over tcp", "nobody there", "two zones fail", "two masters differ", "no master",
+        "caching", "caching, other value", "no such option")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in SOON else pytest.mark.long) for case in SAME])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.conftest import StartBalancer
 from tests.helpers import processes, wire
 from tests.helpers.client import Client, ask, load
 from tests.helpers.daemon import Balancer
+from tests.helpers.tcp import TcpClient
 from tests.helpers.waiting import wait_for
 from tests.helpers.zoned import ZONE, Zoned
 
@@ -28,7 +31,7 @@ SECTION = BASE + 'interval = "300ms"\nmaster = "s1"\n'
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Zoned]]:
     """A BIND, the master, and an NSD; each test leaves them as they were."""
     folder = tmp_path_factory.mktemp("farm")
-    with Zoned("named", folder / "named") as bind, Zoned("nsd", folder / "nsd") as nsd:
+    with Zoned("named", folder / "named") as bind, Zoned("nsd", folder / "nsd", more="tcp-count: 1") as nsd:
         yield [bind, nsd]
 
 
@@ -137,6 +140,25 @@ def test_zone_removed_is_refused(balancer: Balancer, farm: list[Zoned]) -> None:
         assert f"{ZONE} SOA: REFUSED" in found(balancer, 0, "udp")["reason"]
     finally:
         farm[0].serve({ZONE: 1})
+    wait_words(balancer, "up", "up")
+
+
+def test_tcp_alone_is_dead(balancer: Balancer, farm: list[Zoned]) -> None:
+    """Its only connection is taken by one idle client after the other: TCP goes elsewhere, UDP does not."""
+    with contextlib.ExitStack() as idle:
+        for _ in range(100):
+            idle.enter_context(socket.create_connection((farm[1].host, farm[1].port)))
+        wait_words(balancer, "up", "degraded")
+        assert [found(balancer, 1, proto)["verdict"] for proto in ("udp", "tcp")] == ["up", "down"]
+        assert "no answer within" in found(balancer, 1, "tcp")["reason"]
+        wait_for("the alert", lambda: ("server", "dns/s2", "degraded") in told(balancer))
+        before = [asked(balancer, 1, proto) for proto in ("udp", "tcp")]
+        ask_all(balancer)
+        for number in range(6):
+            with TcpClient(balancer.address) as client:
+                client.ask(wire.query(f"www.{ZONE}", ident=number))
+        assert asked(balancer, 1) >= before[0] + 5, "over UDP it takes its share"
+        assert asked(balancer, 1, "tcp") == before[1]
     wait_words(balancer, "up", "up")
 
 
