@@ -28,7 +28,7 @@ from tests.helpers.zoned import ZONE, Zoned
 
 SERVICE = "bench"
 MON = "/usr/lib/mon/mon.d/dns.monitor"
-POLL = 0.01                     # seconds between two looks at the status
+POLL = 0.003                    # seconds between two looks at the status
 PATIENCE = 30.0
 RELOAD_EACH = 30.0              # seconds between two reloads of many zones
 MANY_ZONES = 20_000

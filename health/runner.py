@@ -27,7 +27,7 @@ from health.staleness import CURRENT, STALE, Copy
 from health.target import Place, Target, Where, listed
 from health.verdict import Change, Result, Rules, Severity, spared
 
-TICK = 0.02                 # seconds between looks at deadlines, at who is due, at what the workers suspect
+TICK = 0.01                 # seconds between looks at deadlines, at who is due, at what the workers suspect
 PUBLISH = 1.0               # seconds between two snapshots
 RECURSION = 60.0            # seconds between two looks whether a server is an open resolver
 CALM = 1.0                  # seconds without a suspicion until that is told
