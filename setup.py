@@ -2,8 +2,9 @@
 
 NS7_DEBUG=1 makes the debug build: bounds checks, invariants asserted (balancer/table/debug.h), memory errors and
 undefined behaviour fatal (the interpreter must load libasan first, see tests/debug_build), no optimisation that hides
-a line from the debugger. NS7_TESTS=1 also builds what only tests import (tests/fuzz/door.pyx). Cython looks up .pxd
-files from the top folder, so run it from here.
+a line from the debugger. NS7_TESTS=1 also builds what only tests import (tests/fuzz/door.pyx). NS7_EXTENSIONS=0
+builds none: `./dev` installs the package first and compiles in place after. Cython looks up .pxd files from the top
+folder, so run it from here.
 """
 
 import os
@@ -39,4 +40,7 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, nthreads=2, build_dir="build/cython"))
+if os.environ.get("NS7_EXTENSIONS") == "0":
+    setup()
+else:
+    setup(ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, nthreads=2, build_dir="build/cython"))

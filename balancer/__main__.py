@@ -16,7 +16,7 @@ def main() -> int:
     from balancer.errors import Ns7Error
 
     try:
-        arguments = parser().parse_args()
+        arguments = parser(*sys.argv[1:2]).parse_args()
         code: int = arguments.run(arguments)
         return code
     except Ns7Error as error:

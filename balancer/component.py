@@ -126,7 +126,12 @@ class Link(Protocol):
         """Answer `ns7` requests "NAME.verb"; what the handler raises as Ns7Error is the caller's error."""
 
     async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
-        """Ask another process (kind "" is the supervisor); ControlError when it refuses or is late."""
+        """Ask another process; ControlError when it refuses or is late.
+
+        kind "" is the supervisor. Its verbs: "status"; "live", which gives the operator's live changes as one value,
+        with the `version` [time, node] of the newest and a `digest`; "adopt", whose arguments are such a value of
+        another director: what is newer in it counts here too, and the answer is ours afterwards.
+        """
 
     def on_config(self, handler: Callable[[Any, tuple[Service, ...]], None]) -> None:
         """`handler(config, services)` is called when the file has changed, checked already."""

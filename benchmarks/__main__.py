@@ -31,6 +31,7 @@ from benchmarks.udp import (
     Run,
     compare,
     rate_name,
+    rest,
     results_table,
     scale,
     scale_name,
@@ -65,6 +66,7 @@ def scaled(lab: Lab, options: Options) -> Run:
 CASES: dict[str, tuple[Case, ...]] = {
     "udp": (compared,),
     "scale": (scaled,),
+    "rest": (rest,),
     "shares": (shares,),
     "memory": (memory,),
     "workers": (workers,),
@@ -77,6 +79,7 @@ CASES: dict[str, tuple[Case, ...]] = {
 HELP = {
     "udp": "compare the peers; without --rate and --servers a short standard set of the goal list",
     "scale": "ns7 with 64 and 256 servers against itself with 2",
+    "rest": "what second servers and suspicion cost while nothing fails (10 rounds or more)",
     "shares": "what part of the queries each server gets",
     "memory": "idle memory, 65,000 queries in flight, twice",
     "workers": "what clients notice when processes of ns7 die, hang or change",

@@ -22,6 +22,8 @@ LOST = 0
 # Cost per query with so many servers to that with 2; a pick by the scheduler alone, in nanoseconds.
 SCALE_CPU = {64: Bar(1.4, 1.2), 256: Bar(1.8, 1.5)}
 PICK_NS = {64: Bar(100, 50), 256: Bar(400, 200)}
+# Second servers and suspicion while nothing fails, to both switched off.
+REST_CPU = 1.05
 # Percent, the worst server of the service: two equal ones and three of weights 1:2:3, one query at a time and at
 # 100 qps; at saturation, where least connection follows the speed of the servers, so they must be equally fast; wrr.
 SHARE_ERROR = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,9 +53,14 @@ def config_text(services: Sequence[Service], workers: int, control: Path, more: 
             '[service.admit]\ntransfer = ["127.0.0.0/8"]\n'
         )
         for address, weight in service.servers:
-            name = f"{address.host}-{address.port}"  # the same in every configuration
+            name = server_name(address)
             parts.append(f'[[service.server]]\nname = "{name}"\naddress = "{address}"\nweight = {weight}\n')
     return "\n".join(parts)
+
+
+def server_name(address: Address) -> str:
+    """The same in every configuration."""
+    return f"{address.host}-{address.port}"
 
 
 def server_queries(status: dict[str, Any], service: str) -> list[int]:
@@ -82,13 +88,13 @@ class Balancer:
     config: Path
     control: Path
 
-    def request(self, verb: str, seconds: float = 10) -> dict[str, Any]:
+    def request(self, verb: str, seconds: float = 10, **fields: Any) -> dict[str, Any]:
         """One request over the control socket; LabError when it is refused or not answered."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.settimeout(seconds)
                 sock.connect(str(self.control))
-                sock.sendall(json.dumps({"verb": verb}).encode() + b"\n")
+                sock.sendall(json.dumps({"verb": verb, **fields}).encode() + b"\n")
                 answer = json.loads(sock.makefile().readline())
         except (OSError, ValueError) as exc:
             raise LabError(f"ns7 {verb}: {exc or 'no answer'}") from exc
@@ -131,6 +137,7 @@ def start(
     config = lab.folder / f"{name}.toml"
     control = lab.folder / f"{name}.sock"
     config.write_text(config_text(services, workers, control, more))
+    shutil.rmtree(lab.folder / "state", ignore_errors=True)     # what an earlier trial changed live
     process = lab.start(name, [*prefix, *shlex.split(command), "run", "-c", str(config)])
     return Balancer(process, config, control)
 

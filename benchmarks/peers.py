@@ -10,11 +10,12 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import meter, ns7, servers
@@ -23,6 +24,7 @@ from benchmarks.load import wait_answer
 
 BUFFER = 4 << 20
 START_SECONDS = 15.0
+RELOADS, CHANGE_PAUSE = 10, 0.2         # of a peer that is changed while it is used; seconds between two changes
 NGINX_MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/local/libexec/nginx")
 
 
@@ -37,11 +39,13 @@ class Plan:
     ns7_command: str = ns7.COMMAND
     prefix: tuple[str, ...] = ()
     checks: bool = False
+    extra: str = ""                     # further lines of ns7's service
 
 
 @dataclass
 class Running:
-    """A started peer. `workers()` are the processes that forward."""
+    """A started peer. `workers()` are the processes that forward. `change()` changes its servers again and again, for
+    some seconds, where that can be done while it runs."""
 
     name: str
     target: Address
@@ -49,6 +53,7 @@ class Running:
     workers: Callable[[], list[int]]
     question: tuple[str, str] = servers.PROBE
     notes: list[str] = field(default_factory=list)
+    change: Callable[[], None] | None = None
 
 
 def sockets_per_server(count: int) -> int:
@@ -109,9 +114,25 @@ stream {{
 
 
 def _start_ns7(lab: Lab, plan: Plan) -> Running:
-    service = ns7.Service("bench", plan.listen, [(server, 1) for server in plan.servers])
+    service = ns7.Service("bench", plan.listen, [(server, 1) for server in plan.servers], extra=plan.extra)
     balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command, prefix=plan.prefix)
-    return Running(plan.name, plan.listen, balancer.process, balancer.workers)
+    return Running(plan.name, plan.listen, balancer.process, balancer.workers,
+                   change=lambda: _change_ns7(balancer, service, plan.workers))
+
+
+def _change_ns7(balancer: ns7.Balancer, service: ns7.Service, workers: int) -> None:
+    """Ten reloads, also of the number of workers; then the last server is drained, removed and added again."""
+    for number in range(RELOADS):
+        changed = replace(service, servers=[(address, 1 + number % 2) for address, _ in service.servers])
+        balancer.reload(ns7.config_text([changed], workers + (number in (3, 4, 5)), balancer.control))
+        time.sleep(CHANGE_PAUSE)
+    address = service.servers[-1][0]
+    name = f"{service.name}/{ns7.server_name(address)}"
+    balancer.request("server.set", server=name, state="drained")
+    time.sleep(CHANGE_PAUSE)
+    balancer.request("server.remove", server=name)
+    time.sleep(CHANGE_PAUSE)
+    balancer.request("server.add", server=name, address=str(address))
 
 
 def _start_dnsdist(lab: Lab, plan: Plan) -> Running:
@@ -129,7 +150,12 @@ def _start_nginx(lab: Lab, plan: Plan) -> Running:
     config.write_text(nginx_config(plan, lab.folder, module))
     argv = [*plan.prefix, "nginx", "-e", "stderr", "-p", str(lab.folder), "-c", str(config)]
     process = lab.start(plan.name, argv)
-    return Running(plan.name, plan.listen, process, lambda: meter.leaves(process.pid))
+    def reload() -> None:
+        for _ in range(RELOADS):
+            os.kill(process.pid, signal.SIGHUP)
+            time.sleep(CHANGE_PAUSE)
+
+    return Running(plan.name, plan.listen, process, lambda: meter.leaves(process.pid), change=reload)
 
 
 def _start_uvproxy(lab: Lab, plan: Plan) -> Running:
@@ -184,13 +210,15 @@ def versions(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def start(lab: Lab, name: str, backends: servers.Servers, count: int, workers: int, command: str) -> Running:
+def start(
+    lab: Lab, name: str, backends: servers.Servers, count: int, workers: int, command: str, extra: str = ""
+) -> Running:
     """Start one peer toward the first `count` servers and wait until it answers a query."""
     kind = KINDS[name]
     if kind.start is None:
         return Running(name, backends.addresses[0], backends.processes[0], lambda: [backends.processes[0].pid])
-    label = f"{name}-{count}"
-    plan = Plan(label, Address("127.0.0.1", free_port()), backends.first(count), workers, command)
+    listen = Address("127.0.0.1", free_port())
+    plan = Plan(f"{name}-{listen.port}", listen, backends.first(count), workers, command, extra=extra)
     running = kind.start(lab, plan)
     running.name = name
     if not wait_answer(plan.listen, servers.PROBE, time.monotonic() + START_SECONDS, running.process.alive):

@@ -12,7 +12,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -263,15 +262,13 @@ def big_transfers(lab: Lab, options: Options, run: Run) -> None:
     udp(1.0)
     size = tcpload.transfer(backends.addresses[0], BIG, 0)
     alone, _ = udp(options.seconds)
-    got: list[int] = []
-    thread = threading.Thread(target=lambda: got.extend(tcpload.transfers(peer.target, BIG, size, TRANSFERS)))
     started = time.monotonic()
-    thread.start()
-    time.sleep(0.5)
-    readings = []
-    while thread.is_alive():
-        readings.append(udp(3.0))
-    thread.join()
+    with tcpload.transfers(peer.target, BIG, size, TRANSFERS) as running:
+        time.sleep(0.5)
+        readings = []
+        while running.poll() is None:
+            readings.append(udp(3.0))
+        got = tcpload.received(running)
     took = time.monotonic() - started
     whole = sum(one == size for one in got)
     p99 = statistics.median(reading[0] for reading in readings)

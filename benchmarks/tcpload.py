@@ -10,6 +10,8 @@ import contextlib
 import selectors
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -170,8 +172,22 @@ def transfer(address: Address, zone: str, expected: int) -> int:
         return total
 
 
-def transfers(address: Address, zone: str, expected: int, count: int) -> list[int]:
-    """`count` transfers at once, each by a thread; the bytes each one got."""
+def transfers(address: Address, zone: str, expected: int, count: int) -> subprocess.Popen[str]:
+    """Start `count` transfers at once; see `received`.
+
+    In a process of their own: threads beside a prober would make it wait for the interpreter, 5 ms at a time.
+    """
+    return subprocess.Popen([sys.executable, "-m", "benchmarks.tcpload", address.host, str(address.port), zone,
+                             str(expected), str(count)], stdout=subprocess.PIPE, text=True)
+
+
+def received(process: subprocess.Popen[str]) -> list[int]:
+    """The bytes that each of the `transfers` got."""
+    out, _ = process.communicate()
+    return [int(word) for word in out.split()]
+
+
+def _transfer_all(address: Address, zone: str, expected: int, count: int) -> list[int]:
     got = [0] * count
 
     def one(number: int) -> None:
@@ -199,3 +215,8 @@ def idle_clients(address: Address, question: Question, count: int) -> Any:
             while length:
                 length -= len(sock.recv(length))
         yield
+
+
+if __name__ == "__main__":
+    host, port, zone, expected, count = sys.argv[1:]
+    print(*_transfer_all(Address(host, int(port)), zone, int(expected), int(count)))

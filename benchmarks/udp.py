@@ -7,7 +7,7 @@ begins with another peer, so a neighbour's habit does not always hit the same on
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks import goals, meter, ns7, peers, servers
@@ -19,6 +19,7 @@ from benchmarks.report import Goal, Spread, at_least, at_most, median, ratios, s
 PACED = (10_000, 20_000)
 SCALES = (2, 64, 256)
 REFERENCE = "dnsdist"
+AS_IT_IS, SWITCHED_OFF = "ns7", "ns7, retry off"
 
 
 @dataclass(frozen=True)
@@ -161,30 +162,44 @@ def compare(lab: Lab, options: Options) -> Run:
     return run
 
 
-def scale(lab: Lab, options: Options) -> Run:
-    """ns7 with 2, 64 and 256 servers, interleaved, each against its own figure with 2."""
+def measure_variants(lab: Lab, options: Options, variants: Mapping[str, tuple[int, str]]) -> Run:
+    """ns7 in several variants, interleaved: by name the number of servers and further lines of its service."""
     run = Run()
     if why := peers.missing("ns7", options.ns7):
         run.missing["ns7"] = why
         print(f"MISSING: {why}", flush=True)
-    else:
-        backends = servers.start(lab, addresses=max(SCALES))
-        running: dict[str, Running] = {}
-        for count in SCALES:
-            try:
-                peer = peers.start(lab, "ns7", backends, count, options.workers, options.ns7)
-            except LabError as exc:
-                run.fail(f"{count} servers: {exc}")
-                continue
-            peer.name = scale_name(count)
-            running[peer.name] = peer
-        load_all(run, running, backends, options)
-        lab.close()
+        return run
+    backends = servers.start(lab, addresses=max(count for count, _ in variants.values()))
+    running: dict[str, Running] = {}
+    for name, (count, extra) in variants.items():
+        try:
+            peer = peers.start(lab, "ns7", backends, count, options.workers, options.ns7, extra)
+        except LabError as exc:
+            run.fail(f"{name}: {exc}")
+            continue
+        peer.name = name
+        running[name] = peer
+    load_all(run, running, backends, options)
+    lab.close()
+    return run
+
+
+def scale(lab: Lab, options: Options) -> Run:
+    """ns7 with 2, 64 and 256 servers, each against its own figure with 2."""
+    run = measure_variants(lab, options, {scale_name(count): (count, "") for count in SCALES})
     base = figures(run.rounds, scale_name(2), 0, "cpu_us")
     for count, bar in goals.SCALE_CPU.items():
         ratio = ratios(figures(run.rounds, scale_name(count), 0, "cpu_us"), base)
         row = f"{count} servers, saturation: CPU/query to 2 servers"
         run.goals.append(at_most(row, median(ratio), bar))
+    return run
+
+
+def rest(lab: Lab, options: Options) -> Run:
+    """What second servers and suspicion cost while nothing fails: ns7 as it is, and with both switched off."""
+    run = measure_variants(lab, options, {AS_IT_IS: (2, ""), SWITCHED_OFF: (2, 'retry = "off"\nsuspend = "off"\n')})
+    ratio = ratios(figures(run.rounds, AS_IT_IS, 0, "cpu_us"), figures(run.rounds, SWITCHED_OFF, 0, "cpu_us"))
+    run.goals.append(at_most("nothing fails: CPU/query to retry and suspend off", median(ratio), goals.REST_CPU))
     return run
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from balancer.component import Host, Service
 from balancer.config import Endpoint
-from balancer.table.verdicts import DOWN, PROTOCOLS, Found
+from balancer.table.verdicts import DOWN, PROTOCOLS, UP, Found
 from balancer.table.view import serving_state, suspects
 from health.asked import Asked
 from health.config import Health
@@ -25,7 +25,7 @@ from health.question import foreign
 from health.schedule import Due, Pace, first_probe, next_probe
 from health.staleness import CURRENT, STALE, Copy
 from health.target import Place, Target, Where, listed
-from health.verdict import Change, Result, Rules, Severity, spared
+from health.verdict import Change, Result, Rules, Severity, Standing, spared
 
 TICK = 0.01                 # seconds between looks at deadlines, at who is due, at what the workers suspect
 PUBLISH = 1.0               # seconds between two snapshots
@@ -271,13 +271,13 @@ class Prober:
         config, before = self._table.config, self._spared
         kept: set[tuple[Place, int]] = set()
         for number in config.services:
-            inside = [(place, target) for entry in config.servers(number) if entry.state == "present" and entry.weight
+            inside = [(entry.ordered == "up", place, target) for entry in config.servers(number) if entry.takes_queries
                       and (target := self._placed.get((number, entry.slot)))
                       for place in target.places if place[:3] == (number, entry.slot, entry.identity)]
             for proto in (UDP, TCP):
-                chosen = spared({place.slot: target.standings[proto] for place, target in inside},
-                                config.min_alive(number))
-                kept |= {(place, proto) for place, _ in inside if place.slot in chosen}
+                chosen = spared({place.slot: Standing(UP) if ordered else target.standings[proto]
+                                 for ordered, place, target in inside}, config.min_alive(number))
+                kept |= {(place, proto) for _, place, _ in inside if place.slot in chosen}
         self._spared = frozenset(kept)
         for place, proto in self._spared ^ before:
             target = self._placed.get(place[:2])

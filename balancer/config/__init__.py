@@ -9,15 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from balancer.config.loading import load
+    from balancer.config.loading import load, revise
     from balancer.config.model import Admin, Admit, Alerts, Config, Process, Server, Service
     from balancer.config.values import Endpoint
     from balancer.errors import ConfigError
 
-__all__ = ["Admin", "Admit", "Alerts", "Config", "ConfigError", "Endpoint", "Process", "Server", "Service", "load"]
+__all__ = ["Admin", "Admit", "Alerts", "Config", "ConfigError", "Endpoint", "Process", "Server", "Service", "load",
+           "revise"]
 
 _HOME = {
     "load": "balancer.config.loading",
+    "revise": "balancer.config.loading",
     "Endpoint": "balancer.config.values",
     "ConfigError": "balancer.errors",
 }

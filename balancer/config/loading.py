@@ -1,6 +1,6 @@
 """Reads a configuration file: all of its mistakes at once, each with its place, or a frozen Config.
 
-Runs in the supervisor (start, reload) and in the commands. Raises nothing but ConfigError.
+Runs in the supervisor (start, reload, live changes) and in the commands. Raises nothing but ConfigError.
 """
 
 from __future__ import annotations
@@ -66,6 +66,16 @@ def load(path: str | os.PathLike[str], node: str | None = None) -> Config:
         return _load(text, file, node)
     except RecursionError:
         raise _failure(file, "is nested too deeply") from None
+
+
+def revise(config: Config, document: dict[str, Any]) -> Config:
+    """This host's configuration with another document in place of the file's; ConfigError."""
+    problems = _Problems("", {})
+    revised = _check_host(document, None, {}, problems)
+    problems.raise_any()
+    assert revised is not None
+    revised._node, revised._roles = config.node, config.roles
+    return revised
 
 
 def _failure(file: str, message: str, line: int = 0, column: int = 0) -> ConfigError:

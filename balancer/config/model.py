@@ -34,7 +34,9 @@ from balancer.config.values import (
 )
 
 SERVICES_MAX = 64
+SERVER_STATES = ("auto", "up", "down", "drained")
 WHEN_ALL_DOWN = ("try-all", "servfail", "drop")
+RETRY_RCODES = {"FORMERR": 1, "SERVFAIL": 2, "NXDOMAIN": 3, "NOTIMP": 4, "REFUSED": 5, "NOTAUTH": 9}
 SERVERS_MAX = 256
 ROLES = ("balancer", *sorted(components()))
 
@@ -61,6 +63,9 @@ class Server(Section):
     weight: Annotated[int, PlainValidator(whole(0, 65535))] = Field(
         default=1,
         description="Share of the queries, relative to the other servers; 0 = drained, gets no new queries.")
+    state: Annotated[str, PlainValidator(choice(*SERVER_STATES))] = Field(
+        default="auto",
+        description="auto: health and what is seen decide; up, down: whatever they say; drained: gets no new queries.")
     source: Annotated[str | None, PlainValidator(ADDRESS)] = Field(
         default=None, validate_default=False, examples=["192.0.2.90"],
         description="Address to send from, of the server address's family; unset = the kernel chooses.")
@@ -136,6 +141,10 @@ class Service(Section):
         description="How long one server is waited for before another is asked too; auto: by its round-trip times.")
     retry_budget: Annotated[int, PlainValidator(whole(0, 100))] = Field(
         default=10, description="Percent of the queries, and 100 per second, that may be sent twice for slowness.")
+    retry_rcodes: tuple[Annotated[str, PlainValidator(choice(*RETRY_RCODES))], ...] = Field(
+        default=("SERVFAIL", "REFUSED"),
+        description="Answers that are not believed before another server was asked, for 2 percent of the queries and "
+        "10 per second: a server that lost its zones answers fastest. An empty list = none.")
     suspend: Annotated[str, PlainValidator(choice("on", "off"))] = Field(
         default="on", description="Whether a server that refuses, or is silent while others answer, is passed over.")
     min_alive: Annotated[int, PlainValidator(whole(1, 256))] = Field(
@@ -247,6 +256,11 @@ class Config(Section):
     @property
     def roles(self) -> tuple[str, ...]:
         return self._roles
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The file as TOML gives it, for this host; not to be altered."""
+        return self._document
 
     def section(self, name: str) -> Any:
         """A section as it stands in the file, for a process that makes its own model of it; None: it is not there."""

@@ -14,6 +14,8 @@ cdef enum:
     ANSWERS = 128                       # answers per round
     MAX_SOCKETS = 64                    # toward one server
     RESCHEDULED = 4096                  # queries that wait for a second server within one wake
+    HELD_MOST = 256                     # answers that wait for a better one
+    HELD_BYTES = 512                    # of one; a longer answer is relayed at once
     KILLERS = 16                        # queries that two servers refused, between two sweeps
 
 cdef enum Returned:                     # who is trusted again
@@ -34,6 +36,7 @@ cdef struct Server:
     sockaddr_in6 peer                   # where they are connected to
     int peer_size
     Trust trust
+    bint ordered_up                     # the operator says so: trusted, whatever is seen
     bint suspected_elsewhere            # another worker suspects it, and nobody has heard it since
     int verdict[PROTOS]                 # Verdict of those who probe it
     uint64_t returned_ns[PROTOS]        # when, by those verdicts, it last came back; 0: never
@@ -41,6 +44,12 @@ cdef struct Server:
     int first                           # legs that wait for this server alone, in order of sending
     int last
     bint rescue                         # those are due for another server now
+
+cdef struct Held:                       # an answer that is relayed if no other comes
+    int number                          # its query
+    int size
+    uint64_t due_ns
+    uint8_t bytes[HELD_BYTES]
 
 cdef struct Killer:                     # a query that two servers refused: it may be what ended them
     int size
@@ -65,6 +74,10 @@ cdef class Back:
     cdef uint64_t suspend_after_ns
     cdef WhenAllDown when_all_down
     cdef Budget budget
+    cdef uint64_t rcodes                # bit n: an answer of rcode n is held while another server is asked
+    cdef Budget rcode_budget
+    cdef Held *held                     # 0..held_count-1
+    cdef int held_count
     cdef int present[MAX_SERVERS]       # slots that may be chosen as far as the configuration is concerned
     cdef int present_count
     cdef int distrusted                 # how many of them are suspected or doubtful now
@@ -110,6 +123,9 @@ cdef class Back:
     cdef void _repeat(self, int number, int place, uint8_t *bytes) noexcept nogil
     cdef void _say_servfail(self, int number) noexcept nogil
     cdef void send_again(self) noexcept nogil
+    cdef bint _hold(self, int leg, const uint8_t *bytes, int size) noexcept nogil
+    cdef void _release_held(self, Query *query) noexcept nogil
+    cdef void _relay_held(self, int number) noexcept nogil
     cdef void _give_up(self, int number, int reason) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef void _second_servers(self) noexcept nogil

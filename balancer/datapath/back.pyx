@@ -14,6 +14,7 @@ its successor sends again (`send_again`). The client may then hear two answers; 
 
 from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from balancer.datapath.errqueue cimport Returned, read_error
@@ -61,8 +62,14 @@ cdef class Back:
         self.newest = NONE
         for slot in range(MAX_SERVERS):
             self.servers[<int>slot].first = self.servers[<int>slot].last = NONE
+        self.held = <Held *>calloc(HELD_MOST, sizeof(Held))
+        if self.held == NULL:
+            raise MemoryError("held answers")
         self.inbox = Inbox(ANSWERS, False)
         self.outbox = Outbox(OUTBOX)
+
+    def __dealloc__(self):
+        free(self.held)
 
     def open(self, int slot, descriptors):
         """Connected sockets toward the server in `slot`; they stay the caller's to close."""
@@ -73,7 +80,7 @@ cdef class Back:
         server.turn = 0
         memset(&server.trust, 0, sizeof(Trust))
         server.refused_ns = 0
-        server.suspected_elsewhere = server.rescue = False
+        server.suspected_elsewhere = server.rescue = server.ordered_up = False
         server.verdict[<int>PROTO_UDP] = server.verdict[<int>PROTO_TCP] = VERDICT_UNKNOWN
         server.returned_ns[<int>PROTO_UDP] = server.returned_ns[<int>PROTO_TCP] = 0
         for place in range(server.sockets):
@@ -183,6 +190,7 @@ cdef class Back:
                 add(&self.row.unkept, 1)
             store(&self.row.in_flight, load(&self.row.in_flight) + 1)
             on_query(&self.budget)
+            on_query(&self.rcode_budget)
             self._first(number, bytes)
             self.front.inbox.state.taken = arrival.place + 1
         self.front.inbox.state.taken = self.front.inbox.used
@@ -315,14 +323,15 @@ cdef class Back:
         return server.trust.suspected_since or server.trust.doubted_until or server.suspected_elsewhere
 
     cdef bint trusted(self, int slot) noexcept nogil:
-        """Whether neither clients' queries nor its verdict speak against the server, over UDP."""
-        return self.servers[slot].verdict[<int>PROTO_UDP] != VERDICT_DOWN and not self.suspected(slot)
+        """Whether neither clients' queries nor its verdict speak against the server, over UDP; or the operator does."""
+        cdef Server *server = &self.servers[slot]
+        return server.ordered_up or (server.verdict[<int>PROTO_UDP] != VERDICT_DOWN and not self.suspected(slot))
 
     cdef bint trusted_tcp(self, int slot) noexcept nogil:
         """The same over TCP. Queries over UDP speak against it as long as nobody has told the two apart."""
         cdef Server *server = &self.servers[slot]
-        if server.verdict[<int>PROTO_TCP] == VERDICT_DOWN:
-            return False
+        if server.ordered_up or server.verdict[<int>PROTO_TCP] == VERDICT_DOWN:
+            return server.ordered_up
         return not self.suspected(slot) or (
             server.verdict[<int>PROTO_TCP] == VERDICT_UP and server.verdict[<int>PROTO_UDP] >= VERDICT_DOWN)
 
@@ -454,6 +463,12 @@ cdef class Back:
                 self._delist(server.first)
                 if not self.trusted(slot) or spend(&self.budget, self.now):
                     self._ask_another(number)
+        slot = 0
+        while slot < self.held_count:
+            if self.now >= self.held[slot].due_ns:
+                self._relay_held(self.held[slot].number)        # another one takes its place
+            else:
+                slot += 1
         self.flush()
         if self.returned != NOBODY or (
                 self.present_count and self.when_all_down == TRY_ALL and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN
@@ -630,6 +645,9 @@ cdef class Back:
             if query.state == QUERY_ANSWERED:
                 self.slots.release(number)
             return
+        if query.held != NONE:
+            self._relay_held(number)
+            return
         if self.rescheduled_count < RESCHEDULED:
             self.rescheduled[self.rescheduled_count] = number
             self.rescheduled_count += 1
@@ -716,6 +734,10 @@ cdef class Back:
             if query.state == QUERY_ANSWERED and self.slots.leg(leg ^ 1).state == LEG_FREE:
                 self.slots.release(leg // LEGS)
             return
+        if self.rcodes >> rcode & 1 and self._hold(leg, bytes, size):
+            return
+        if query.held != NONE:
+            self._release_held(query)
         self.front.answer(query, bytes, size)
         query.answered = True
         other = leg ^ 1
@@ -727,6 +749,50 @@ cdef class Back:
         store(&self.row.in_flight, load(&self.row.in_flight) - 1)
         self.answered[self.answered_count] = leg // LEGS
         self.answered_count += 1
+
+    cdef bint _hold(self, int leg, const uint8_t *bytes, int size) noexcept nogil:
+        """Keep this answer until the query's other server has spoken, which is asked now unless it was; False: it is to
+        be relayed now."""
+        cdef int number = leg // LEGS, other = leg ^ 1
+        cdef Query *query = self.slots.query(number)
+        cdef Held *held
+        if size > HELD_BYTES or self.held_count == HELD_MOST or self.outbox.count == OUTBOX:
+            return False
+        if query.legs_used == 1 and spend(&self.rcode_budget, self.now):
+            self._ask_another(number)
+        if self.slots.leg(other).state == LEG_FREE:
+            return False
+        query.held = self.held_count
+        held = &self.held[self.held_count]
+        self.held_count += 1
+        held.number = number
+        held.size = size
+        held.due_ns = self.now + retry_after(&self.servers[self.slots.leg(other).server].trust, self.retry_after_ns)
+        memcpy(held.bytes, bytes, size)
+        return True
+
+    cdef void _release_held(self, Query *query) noexcept nogil:
+        """The last one takes its place."""
+        self.held_count -= 1
+        if query.held != self.held_count:
+            self.held[query.held] = self.held[self.held_count]
+            self.slots.query(self.held[query.held].number).held = query.held
+        query.held = NONE
+
+    cdef void _relay_held(self, int number) noexcept nogil:
+        """No better answer came."""
+        cdef Query *query = self.slots.query(number)
+        self.front.answer(query, self.held[query.held].bytes, self.held[query.held].size)
+        self.front.flush()
+        self._release_held(query)
+        query.answered = True
+        store(&self.row.in_flight, load(&self.row.in_flight) - 1)
+        if query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE:
+            self.slots.release(number)
+            return
+        if query.legs[0].state != LEG_FREE and query.legs[0].waits:
+            self._delist(number * LEGS)
+        query.state = QUERY_ANSWERED
 
     cdef void read_errors(self, uint32_t socket) noexcept nogil:
         """Empty a socket's error queue. An error counts only if it quotes a query in flight on this very socket."""
@@ -779,6 +845,9 @@ cdef class Back:
                 self._close(leg)
             if query.answered:
                 self.slots.release(number)
+                continue
+            if query.held != NONE:
+                self._relay_held(number)
                 continue
             if self.when_all_down == TRY_ALL and self.present_count and not self._anyone():
                 self._say_servfail(number)

@@ -1,9 +1,9 @@
-"""The data path of one worker: one epoll set over all UDP sockets, handled in batches. Runs in a worker.
+"""The data path of one worker: one epoll set over all UDP sockets and TCP's own set. Runs in a worker.
 
 Only the epoll descriptor is given to the event loop (`fileno`, `on_readable`): uvloop drops a reader whose
 descriptor reports EPOLLERR, as a connected UDP socket does when a server refuses; here that is an event like any
-other. One Python call per wake; within it answers come before queries, and the number of rounds is bounded, so that
-timers, signals and TCP get their turn.
+other. One Python call per wake; within it answers come before queries and those before a bounded piece of TCP, and
+the number of rounds is bounded, so that transfers leave UDP its turns, and both of them timers and signals.
 
 A wake-up that serves one datagram costs more than the datagram: at 20,000 queries per second each query and each
 answer would wake this process, and this process its servers. So while traffic is dense, rounds are NAP_NS apart and
@@ -21,9 +21,9 @@ from balancer.datapath.admission cimport Admission
 from balancer.datapath.back cimport MAX_SOCKETS, Back, Server, WhenAllDown, socket_number
 from balancer.datapath.front cimport Front
 from balancer.datapath.query cimport Slots
-from balancer.datapath.retry cimport MILLISECOND, RETRIES_PER_SECOND
 from balancer.datapath.relay cimport Relay
-from balancer.datapath.tcp cimport Tcp
+from balancer.datapath.retry cimport MILLISECOND, RCODE_PERCENT, RCODES_PER_SECOND, RETRIES_PER_SECOND
+from balancer.datapath.tcp cimport TCP_EVENTS, Tcp
 from balancer.datapath.syscalls cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLIN, c_close, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, exact_naps, monotonic_ns, nap,
@@ -41,11 +41,12 @@ cdef enum:
     ROUNDS = 8                          # epoll_waits per wake
     DENSE_NS = 100_000                  # woken again within that long: traffic is dense
     NAP_NS = 60_000                     # rest between two rounds while traffic is dense
-    FULL_ROUND = 64                     # datagrams that make a round worth its wake-up
+    FULL_ROUND = 64                     # datagrams, and TCP events, that make a round worth its wake-up
     LONE_ROUND = 4                      # fewer: the next look would find nothing
     ADOPTED_ROUNDS = 512                # of answers that wait for a successor
     SUSPEND_AFTER = 200 * MILLISECOND   # silence, while others answer, that makes a server suspected
     LISTENER = 1 << 30                  # marks a listener's number in an event
+    TCP = 1 << 29                       # the event of TCP's set
 
 IDLE_SWEEP = 0.05                       # seconds between sweeps
 PENDING_SWEEP = 0.01                    # while queries are in flight: second servers are asked that exactly
@@ -69,7 +70,7 @@ cdef class DataPath:
     cdef Row row
     cdef Slots slots
     cdef Front front
-    cdef readonly Tcp tcp               # DNS over TCP: an epoll set of its own, `on_tcp_readable`
+    cdef readonly Tcp tcp               # DNS over TCP: an epoll set within the one here
     cdef list backs                     # by service number; None where there is none
     cdef list active                    # those that are there
     cdef list others
@@ -108,6 +109,7 @@ cdef class DataPath:
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             raise OSError("epoll_create1 failed")
+        self._watch(self.tcp.fileno(), TCP)
 
     def __dealloc__(self):
         self.close()
@@ -208,8 +210,9 @@ cdef class DataPath:
             if back.scheduler_name != self.config.scheduler(back.service):
                 back.take_scheduler(create(self.config.scheduler(back.service)))
             entries = self.config.servers(back.service)
-            usable = [entry for entry in entries
-                      if entry.state == "present" and entry.weight and back.is_open(entry.slot)]
+            for entry in entries:
+                back.servers[<int>entry.slot].ordered_up = entry.ordered == "up"
+            usable = [entry for entry in entries if entry.takes_queries and back.is_open(entry.slot)]
             self._read_verdicts(back, usable)
             trusted = self._trusted(back, usable)
             back.scheduler.rebuild(self._weighted(back, trusted, <int>PROTO_UDP, now))
@@ -241,7 +244,7 @@ cdef class DataPath:
                 if server.verdict[proto] == VERDICT_UP:
                     said = self.verdicts._entry(back.service, entry.slot)
                     server.returned_ns[proto] = load(&said.of[proto].returned_ns)
-            if server.verdict[<int>PROTO_UDP] < VERDICT_DOWN:
+            if server.ordered_up or server.verdict[<int>PROTO_UDP] < VERDICT_DOWN:
                 back.nobody_up = False
         return 0
 
@@ -272,7 +275,8 @@ cdef class DataPath:
         least = load(&self.config.entry[back.service].min_alive)
         if len(trusted) >= least:
             return trusted
-        allowed = [entry for entry in usable if back.servers[<int>entry.slot].verdict[proto] != VERDICT_DOWN]
+        allowed = [entry for entry in usable if entry.ordered == "up"
+                   or back.servers[<int>entry.slot].verdict[proto] != VERDICT_DOWN]
         return allowed if trusted and len(allowed) >= least else usable
 
     cdef list _trusted(self, Back back, list usable):
@@ -299,6 +303,9 @@ cdef class DataPath:
         back.retry_after_ns = load(&entry.retry_after_ns)
         back.budget.share = load(&entry.retry_percent) / 100.0
         back.budget.per_second = RETRIES_PER_SECOND if back.budget.share else 0
+        back.rcodes = load(&entry.retry_rcodes) if back.retry_on else 0
+        back.rcode_budget.share = RCODE_PERCENT / 100.0
+        back.rcode_budget.per_second = RCODES_PER_SECOND
         back.suspend_on = load(&entry.suspend) != 0
         back.suspend_after_ns = SUSPEND_AFTER
         back.when_all_down = <WhenAllDown>load(&entry.when_all_down)
@@ -400,12 +407,6 @@ cdef class DataPath:
                 break
         self.rested_ns = monotonic_ns()
 
-    def on_tcp_readable(self):
-        """The same for TCP. Called by the event loop when `tcp` is readable."""
-        if self.others:
-            self._observe()
-        self.tcp.on_readable()
-
     cdef int _answers(self, int count) except -1:
         """Relay what the servers said; the number of datagrams and errors."""
         cdef int index, got = 0
@@ -413,7 +414,7 @@ cdef class DataPath:
         cdef Back back = None
         for index in range(count):
             data = self.events[index].data.u64
-            if data & LISTENER:
+            if data >= TCP:
                 continue
             if back is None or <int>(data // (MAX_SERVERS * MAX_SOCKETS)) != back.service:
                 if back is not None:
@@ -432,13 +433,16 @@ cdef class DataPath:
         return got
 
     cdef int _queries(self, int count) except -1:
+        """Take what the clients ask, over UDP and then over TCP; the number of datagrams and TCP events."""
         cdef int index, number, got, total = 0
+        cdef bint tcp = False
         cdef uint64_t now = monotonic_ns()
         cdef Back back
         if self.others:
             self._observe()
         for index in range(count):
             if not self.events[index].data.u64 & LISTENER:
+                tcp = tcp or self.events[index].data.u64 == TCP
                 continue
             number = <int>(self.events[index].data.u64 & (LISTENER - 1))
             got = self.front.receive(number)
@@ -448,6 +452,9 @@ cdef class DataPath:
                 back.now = now
                 back.handle()
                 self.front.flush()      # refusals, which borrow the inbox
+        if tcp:
+            got = self.tcp.handle()
+            total += got if got < TCP_EVENTS else FULL_ROUND
         return total
 
     cdef int _observe(self) except -1:

@@ -39,11 +39,15 @@ cdef struct Target:                     # one server
     Link *newest
     uint64_t avoided_until_ns           # it failed lately: others first
 
+cdef bint is_shortage(int number) noexcept nogil
+
+
 cdef class Pool:
     cdef Streams streams
     cdef TcpRowServer *rows             # by slot
     cdef Target targets[MAX_SERVERS]
     cdef int used                       # slots 0..used-1 have ever been used
+    cdef bint starved                   # the last `take` failed for want of a descriptor or memory
 
     cdef Link *take(self, int slot, bint fresh) noexcept nogil
     cdef Link *_connect(self, int slot) noexcept nogil

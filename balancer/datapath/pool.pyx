@@ -7,7 +7,7 @@ closes is no failure. Per server at most `limit` are open, held and idle togethe
 
 import socket as _socket
 
-from libc.errno cimport EAGAIN, EINPROGRESS, errno
+from libc.errno cimport EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -38,6 +38,11 @@ cdef int _write_address(sockaddr_in6 *target, host, int port) except -1:
     return sizeof(sockaddr_in6)
 
 
+cdef bint is_shortage(int number) noexcept nogil:
+    """An error of ours, which a connection closed elsewhere may mend; it says nothing about a server."""
+    return number == EMFILE or number == ENFILE or number == ENOBUFS or number == ENOMEM
+
+
 cdef class Pool:
     """`rows` belongs to the worker's row, which outlives this object."""
 
@@ -47,6 +52,8 @@ cdef class Pool:
     def set_server(self, int slot, host, int port, source, int limit):
         """Where the server in `slot` is, from which address it is asked (None: any), how many connections it takes."""
         cdef Target *target = &self.targets[slot]
+        if not target.present:
+            target.avoided_until_ns = 0         # that was another server
         target.address_size = _write_address(&target.address, host, port)
         target.source_size = _write_address(&target.source, source, 0) if source is not None else 0
         target.limit = limit
@@ -70,6 +77,7 @@ cdef class Pool:
         """A connection to the server in `slot`, `fresh`: a new one; NULL when it cannot be had now."""
         cdef Target *target = &self.targets[slot]
         cdef Link *link = target.newest
+        self.starved = False
         if link != NULL and fresh and target.open >= target.limit:
             self.close_link(target.oldest)
         if link == NULL or fresh:
@@ -91,6 +99,7 @@ cdef class Pool:
             return NULL
         descriptor = c_socket(target.address.sin6_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
         if descriptor < 0:
+            self.starved = is_shortage(errno)
             free(link)
             return NULL
         setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))

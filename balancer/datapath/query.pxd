@@ -47,6 +47,7 @@ cdef struct Query:                  # writer: the worker; reset when claimed
     uint16_t size                   # of the whole query
     uint16_t question_end           # wire.question_end
     int16_t kept                    # number of the long query's own memory, or NONE
+    int16_t held                    # number of the answer that waits for a better one (back.pxd), or NONE
     uint8_t answered                # an answer is staged or sent
     uint8_t client_size             # bytes used of `client`
     uint8_t legs_used

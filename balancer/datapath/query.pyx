@@ -128,6 +128,7 @@ cdef class Slots(Region):
         for _, number in sorted(pending):
             query = self.query(number)
             query.answered = False
+            query.held = NONE
             self._append(number)
             for leg in range(LEGS):
                 query.legs[leg].waits = False
@@ -203,7 +204,7 @@ cdef class Slots(Region):
         query.service = service
         query.legs_used = 0
         query.answered = False
-        query.kept = NONE
+        query.kept = query.held = NONE
         query.legs[0].state = query.legs[1].state = LEG_FREE
         self._append(number)
         self.in_use += 1
@@ -214,7 +215,7 @@ cdef class Slots(Region):
         """Give a record back. Its legs are closed already."""
         global _live
         cdef Query *query = self.query(number)
-        check(query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE)
+        check(query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE and query.held == NONE)
         query.state = QUERY_FREE
         if query.kept != NONE:
             self.long_free[self.long_free_count] = query.kept

@@ -34,6 +34,8 @@ cdef struct Exchange:                   # one query, until it is answered or giv
     bint waits                          # for a link, since `since_ns`
     bint timed_out                      # the last server was silent
     bint stale                          # met a pooled connection that its server was just closing
+    int doubted_size                    # of `doubted`
+    uint8_t *doubted                    # an answer, with its prefix, that is relayed if no other comes
     uint8_t bytes[1]                    # prefix and message; as many as it takes
 
 cdef struct Queue:
@@ -102,6 +104,7 @@ cdef class Relay:
     cdef Queue orphans                  # due for another server
     cdef Client *resuming
     cdef bint stopping
+    cdef int doubted                    # queries that have an answer which waits for a better one
     cdef bint room                      # a connection toward a server came free
 
     cdef void observe(self) noexcept nogil
@@ -123,6 +126,7 @@ cdef class Relay:
     cdef void on_link(self, Link *link, uint32_t events) noexcept nogil
     cdef void _read_link(self, Link *link) noexcept nogil
     cdef bint _answer(self, Link *link, uint8_t *frame, int size) noexcept nogil
+    cdef bint _doubt(self, Exchange *exchange, int rcode, const uint8_t *frame, int size) noexcept nogil
     cdef void _let_go(self, Link *link) noexcept nogil
     cdef void _detach(self, Link *link) noexcept nogil
     cdef void _lose(self, Link *link) noexcept nogil

@@ -15,7 +15,7 @@ taken its answers (`lingering`). Reading stops while too much is pending or unre
 while the client does not take what it asked for: both ends feel it, and memory is bounded.
 """
 
-from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -26,10 +26,11 @@ from balancer.datapath.counts cimport Counts
 from balancer.datapath.framing cimport (
     NOT_A_MESSAGE, PREFIX_BYTES, UNFINISHED, frame_size, load_rest,
 )
-from balancer.datapath.pool cimport TRANSFERS_KNOWN, Link, Pool
+from balancer.datapath.pool cimport TRANSFERS_KNOWN, Link, Pool, is_shortage
 from balancer.datapath.replies cimport (
     RCODE_WIRE_SERVFAIL, belongs_to_primary, is_transfer, only_primary, write_error,
 )
+from balancer.datapath.retry cimport on_query, retry_after, spend
 from balancer.datapath.stream cimport CLIENT, SOME_WAITS, Streams, waiting
 from balancer.datapath.syscalls cimport (
     AF_INET, EPOLLERR, EPOLLIN, EPOLLOUT, c_close, ntohl, sockaddr, sockaddr_in, sockaddr_in6, socklen_t,
@@ -56,6 +57,7 @@ cdef enum:
     PENDING_MOST = 100                  # queries of one client; more wait in its socket
     PENDING_BYTES_MOST = 65536
     UNREAD_MOST = 65536                 # bytes that a client has not taken: then nothing is read for it
+    DOUBTED_BYTES = 514                 # of an answer, with its prefix, that is not believed at once
     LINGER_NS = 1_000_000_000
     LINGER_READS = 64
     WAIT_NS = 1_000_000_000             # for a connection toward a server
@@ -177,7 +179,7 @@ cdef class Relay:
             descriptor = accept4(listener, <sockaddr *>&name, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if descriptor >= 0:
                 self._welcome(descriptor, <const uint8_t *>&name, <int>size)
-            elif errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+            elif is_shortage(errno):
                 if not self._evict():
                     return False
             elif errno == EAGAIN:
@@ -307,6 +309,7 @@ cdef class Relay:
         cdef Exchange *exchange
         add(&self.row.queries, 1)
         client.queries += 1
+        on_query(&self.back.rcode_budget)
         if is_response(message):
             add(&self.row.dropped[<int>TCP_DROP_RESPONSE], 1)
             self._end(client, TCP_CLOSE_RESPONSE)
@@ -342,6 +345,8 @@ cdef class Relay:
         client.last = exchange
         client.pending += 1
         client.pending_bytes += size
+        if client.list != &self.busy:
+            self._place(client, &self.busy)         # from here on it makes room for nobody
         self.streams.held += size
         _live += 1
         store(&self.row.in_flight, load(&self.row.in_flight) + 1)
@@ -385,8 +390,10 @@ cdef class Relay:
         """A link that the client holds already and that will do."""
         cdef Link *link = exchange.client.links
         while link != NULL:
-            # A query that met a dying connection takes one that has shown to be alive, or is new.
-            if (not link.poisoned and not _tried(exchange, link.slot) and (only == NO_SERVER or link.slot == only)
+            # A query that met a dying connection takes one that has shown to be alive, or is new. A server that may
+            # not be chosen any more (drained, removed, suspected) gets no query of a client that never pauses either.
+            if (not link.poisoned and not _tried(exchange, link.slot)
+                    and self.scheduler.place[link.slot] != NO_SERVER and (only == NO_SERVER or link.slot == only)
                     and not (exchange.stale and link.reused and link.answered_ns == 0)):
                 return link
             link = link.next
@@ -409,13 +416,15 @@ cdef class Relay:
                 if other != NO_SERVER and not self.pool.avoided(other):
                     slot = other
             link = self.pool.take(slot, fresh)
+            if link == NULL and self.pool.starved and self._evict():
+                link = self.pool.take(slot, fresh)
             if link != NULL:
                 link.client = client
                 link.stream.service = self.service
                 link.next = client.links
                 client.links = link
                 return link
-            if not self.pool.full(slot):        # it cannot be connected to at all
+            if not self.pool.full(slot) and not self.pool.starved:      # it cannot be connected to at all
                 exchange.tried[exchange.tries] = slot
                 exchange.tries += 1
                 reason[0] = DUE_AGAIN
@@ -469,7 +478,15 @@ cdef class Relay:
         store(&row.in_flight, load(&row.in_flight) - 1)
 
     cdef void _give_up(self, Exchange *exchange, int reason) noexcept nogil:
-        """SERVFAIL: no server will answer it."""
+        """No server will answer it: SERVFAIL, or what one said that was not believed."""
+        if exchange.doubted != NULL:
+            add(&self.row.answers, 1)
+            if self.streams.stage(&exchange.client.stream, exchange.doubted, exchange.doubted_size):
+                exchange.client.answered = True
+            else:
+                self._end(exchange.client, TCP_CLOSE_NO_MEMORY)
+            self._forget(exchange)
+            return
         if reason == TIMED_OUT:
             add(&self.row.timeouts, 1)
         else:
@@ -506,6 +523,9 @@ cdef class Relay:
         _live -= 1
         check(load(&self.row.in_flight) > 0)
         store(&self.row.in_flight, load(&self.row.in_flight) - 1)
+        if exchange.doubted != NULL:
+            self.doubted -= 1
+            free(exchange.doubted)
         free(exchange)
         self.streams.touch(&client.stream)
 
@@ -583,10 +603,6 @@ cdef class Relay:
             add(&row.ignored[<int>IGNORE_WRONG_QUESTION if same_id else <int>IGNORE_UNKNOWN_ID], 1)
             link.poisoned = True
             return True
-        if not self.streams.stage(&client.stream, frame, size):
-            self._close(client, TCP_CLOSE_NO_MEMORY)
-            return False
-        client.answered = True
         rcode = rcode_of(message)
         add(&row.answers[rcode if rcode < <int>RCODE_OTHER else <int>RCODE_OTHER], 1)
         add(&row.bytes_in, size - PREFIX_BYTES)
@@ -595,8 +611,14 @@ cdef class Relay:
             bucket += 1
         add(&row.latency[bucket], 1)
         add(&row.latency_sum_ns, latency)
-        add(&self.row.answers, 1)
         link.answered_ns = self.streams.now
+        if self._doubt(exchange, rcode, frame, size):
+            return True
+        if not self.streams.stage(&client.stream, frame, size):
+            self._close(client, TCP_CLOSE_NO_MEMORY)
+            return False
+        client.answered = True
+        add(&self.row.answers, 1)
         if exchange.transfer:
             if rcode == 0:
                 link.transferring = True
@@ -605,6 +627,21 @@ cdef class Relay:
                 link.transfers = 0
         self._unsend(exchange)
         self._forget(exchange)
+        return True
+
+    cdef bint _doubt(self, Exchange *exchange, int rcode, const uint8_t *frame, int size) noexcept nogil:
+        """Keep an answer that may be wrong and have another server asked; False: it is to be relayed now."""
+        if (not self.back.rcodes >> rcode & 1 or exchange.tries >= SERVERS_TRIED or exchange.update
+                or exchange.transfer or size > DOUBTED_BYTES or not spend(&self.back.rcode_budget, self.streams.now)):
+            return False
+        exchange.doubted = <uint8_t *>malloc(size)
+        if exchange.doubted == NULL:
+            return False
+        memcpy(exchange.doubted, frame, size)
+        exchange.doubted_size = size
+        self.doubted += 1
+        self._unsend(exchange)
+        _enqueue(&self.orphans, exchange)
         return True
 
     cdef void _let_go(self, Link *link) noexcept nogil:
@@ -683,6 +720,7 @@ cdef class Relay:
         self._place(client, NULL)
         self.counts.remove(client.family, client.network)
         self.streams.shut(&client.stream)
+        self.room = True                        # one descriptor more
         self.open -= 1
         store(&self.row.open, self.open)
         add(&self.row.closed[reason], 1)
@@ -877,8 +915,20 @@ cdef class Relay:
 
     cdef void _expire(self) noexcept nogil:
         """Queries that were not answered, or not sent, for too long. Both queues are in order of time."""
-        cdef Exchange *exchange
+        cdef Exchange *exchange = self.sent.oldest if self.doubted else NULL
+        cdef Exchange *following
         cdef Link *link
+        while exchange != NULL:
+            following = exchange.newer
+            if exchange.doubted != NULL and self.streams.now - exchange.since_ns > retry_after(
+                    &self.back.servers[exchange.link.slot].trust, self.back.retry_after_ns):
+                link = exchange.link
+                link.poisoned = True
+                self._unsend(exchange)
+                self._give_up(exchange, TIMED_OUT)
+                if link.outstanding == 0 and not link.married:
+                    self._let_go(link)
+            exchange = following
         while True:
             exchange = self.sent.oldest
             if exchange == NULL or self.streams.now - exchange.since_ns < self.limits.timeout_ns:

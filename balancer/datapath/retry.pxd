@@ -27,6 +27,8 @@ cdef enum:
     SILENCE = 200 * MILLISECOND         # after so long an answer is a return
     SUSPECTED_FOR = 1000 * MILLISECOND  # a suspicion ends by itself unless it is renewed
     RETRIES_PER_SECOND = 100            # whatever the traffic
+    RCODE_PERCENT = 2                   # of the queries, and so many a second, may be sent twice for their answers
+    RCODES_PER_SECOND = 10
 
 cdef struct Trust:
     uint64_t srtt                       # smoothed round-trip time and its variation, ns (RFC 6298 §2); 0: no sample

@@ -47,7 +47,6 @@ cdef class Streams:
     cdef Stream *closed
     cdef uint8_t *scratch               # the read in hand: what was kept, then what came
     cdef uint64_t now                   # CLOCK_MONOTONIC of the present wake
-    cdef long received                  # bytes in this wake
     cdef readonly long held             # bytes in rests, buffers and pending queries
     cdef long held_most
 

@@ -118,7 +118,6 @@ cdef class Streams:
             return -EAGAIN if errno == EINTR else -errno
         if got:
             stream.moved_ns = self.now
-            self.received += got
         size[0] = had + got
         return got
 

@@ -4,7 +4,7 @@ from balancer.datapath.stream cimport Stream, Streams
 from balancer.datapath.syscalls cimport epoll_event
 
 cdef enum:
-    EVENTS = 16                         # per round: 256 KiB at most
+    TCP_EVENTS = 16                         # per round: 256 KiB at most
 
 cdef class Tcp:
     cdef readonly Streams streams
@@ -12,9 +12,9 @@ cdef class Tcp:
     cdef list active                    # those that are there
     cdef list listeners                 # of _Listener
     cdef bint out_of_descriptors
-    cdef epoll_event events[EVENTS]
+    cdef epoll_event events[TCP_EVENTS]
 
     cdef int _settle(self) except -1
     cdef int _observe(self) except -1
-    cdef int wake(self) except -1
-    cdef int _handle(self, int count) except -1
+    cdef int handle(self) except -1
+    cdef int _serve(self, int count) except -1

@@ -1,9 +1,9 @@
 """DNS over TCP in one worker: one epoll set over listeners, clients and links, handled in batches.
 
-Like UDP's set, only the epoll descriptor is given to uvloop: one Python call per wake. A wake reads little more than
-WAKE_BYTES, 16 KiB per connection, so that twenty transfers leave UDP its turns. Every event that was taken is
-handled: epoll reports first the connections it has not reported yet, so each one has its turn; left-overs would
-starve. All of DNS stands in relay.pyx, all of bytes in stream.pyx.
+The set lies in the poller's, which calls `handle` once a round after all of UDP. It reads 16 KiB of each of TCP_EVENTS
+connections at most, so that twenty transfers leave UDP its turns. Every event that was taken is handled: epoll
+reports first the connections it has not reported yet, so each one has its turn; left-overs would starve. All of DNS
+stands in relay.pyx, all of bytes in stream.pyx.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -18,11 +18,6 @@ from balancer.datapath.syscalls cimport EPOLLIN, epoll_wait, monotonic_ns
 from balancer.schedule.base cimport NO_SERVER
 from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load
 from balancer.table.table cimport Row
-
-cdef enum:
-    WAKE_BYTES = 131072
-    ROUNDS = 4                          # epoll_waits per wake
-    LONE_ROUND = 4                      # fewer events: the next look would find nothing
 
 
 cdef class _Listener:
@@ -51,7 +46,7 @@ cdef class Tcp:
             self.active.append(relay)
 
     def fileno(self):
-        """The descriptor that is readable when there is something to do."""
+        """The descriptor that is readable when `handle` has something to do."""
         return self.streams.epoll
 
     def open_listener(self, int service, int descriptor):
@@ -96,24 +91,15 @@ cdef class Tcp:
         for relay in self.active:
             (<Relay>relay).adopt()
 
-    def on_readable(self):
-        """Handle what has arrived. Called by the event loop."""
-        self.wake()
-
-    cdef int wake(self) except -1:
-        cdef int _round, count
-        self.streams.received = 0
-        self._observe()
-        for _round in range(ROUNDS):
-            count = epoll_wait(self.streams.epoll, self.events, EVENTS, 0)
-            if count <= 0:
-                break
+    cdef int handle(self) except -1:
+        """Handle what has arrived, a bounded piece of it; the number of events, TCP_EVENTS when there may be more."""
+        cdef int count = epoll_wait(self.streams.epoll, self.events, TCP_EVENTS, 0)
+        if count > 0:
+            self._observe()
             self.streams.now = monotonic_ns()
-            self._handle(count)
+            self._serve(count)
             self._settle()
-            if self.streams.received >= WAKE_BYTES or count < LONE_ROUND:
-                break
-        return 0
+        return count if count > 0 else 0
 
     cdef int _observe(self) except -1:
         """Who chooses apart from UDP must be told what UDP has in flight."""
@@ -123,7 +109,7 @@ cdef class Tcp:
                 relay.observe()
         return 0
 
-    cdef int _handle(self, int count) except -1:
+    cdef int _serve(self, int count) except -1:
         cdef int index
         cdef uint64_t data
         cdef uint32_t events

@@ -11,6 +11,9 @@ import asyncio
 import contextlib
 import json
 import os
+import pwd
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,19 +25,20 @@ MOST_CLIENTS = 64
 PATIENCE = 10.0             # seconds for a client to send its request or take its answer
 LONGEST_ANSWER = 600.0      # seconds that an answer may take, whatever the client asks for
 
-Answer = Callable[[str, dict[str, Any]], Awaitable[Any]]
+Answer = Callable[[str, dict[str, Any], str], Awaitable[Any]]
 
 
 class Control:
     """Answers requests {"verb": NAME, …} with {"ok": true, "result": …} or {"ok": false, "error": …}.
 
-    `answer(verb, request)` gives the result or raises Ns7Error.
+    `answer(verb, request, user)` gives the result or raises Ns7Error; user is whose process asks (SO_PEERCRED).
     """
 
     def __init__(self, path: str, answer: Answer) -> None:
         self._path = Path(path)
         self._answer = answer
         self._clients = 0
+        self._users: dict[int, str] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -58,12 +62,14 @@ class Control:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
+        user = ""
         try:
             while self._clients <= MOST_CLIENTS:
                 line = await asyncio.wait_for(reader.readline(), PATIENCE)
                 if not line.endswith(b"\n"):
                     break
-                writer.write(json.dumps(await self._reply(line)).encode() + b"\n")
+                user = user or await self._user(writer.get_extra_info("socket"))
+                writer.write(json.dumps(await self._reply(line, user)).encode() + b"\n")
                 await asyncio.wait_for(writer.drain(), PATIENCE)
         except (TimeoutError, ValueError, OSError):     # too slow, a line too long, gone
             pass
@@ -74,7 +80,14 @@ class Control:
             self._clients -= 1
             writer.close()
 
-    async def _reply(self, line: bytes) -> dict[str, Any]:
+    async def _user(self, peer: socket.socket) -> str:
+        """The name of the user at the other end; asking for it may take a directory server's time, so once only."""
+        _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in self._users:
+            self._users[uid] = await asyncio.to_thread(_user_name, uid)
+        return self._users[uid]
+
+    async def _reply(self, line: bytes, user: str) -> dict[str, Any]:
         try:
             request = json.loads(line)
             verb = request["verb"]
@@ -84,7 +97,7 @@ class Control:
             return {"ok": False, "error": 'not a request: {"verb": NAME, …} in one line'}
         try:
             async with asyncio.timeout(LONGEST_ANSWER):
-                return {"ok": True, "result": await self._answer(verb, request)}
+                return {"ok": True, "result": await self._answer(verb, request, user)}
         except TimeoutError:
             return {"ok": False, "error": str(ControlError(f"{verb}: not done within {LONGEST_ANSWER:g} s"))}
         except Ns7Error as error:
@@ -96,3 +109,12 @@ class Control:
             self._server.close()
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def _user_name(uid: int) -> str:
+    """As the system has it; its number where it has none, or none that is printable ASCII."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = ""
+    return name if name.isascii() and name.isprintable() and 0 < len(name) < 64 else f"uid {uid}"

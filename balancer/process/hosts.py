@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from balancer.component import Event, components
@@ -54,8 +54,8 @@ class Hosted:
 class Hosts:
     """All processes but the workers. `verbs` answers what they ask the supervisor itself."""
 
-    def __init__(self, state: State, state_dir: str, events: Events, verbs: Callable[[str, Mapping[str, Any]], Any],
-                 log: Log) -> None:
+    def __init__(self, state: State, state_dir: str, events: Events,
+                 verbs: Callable[[str, Mapping[str, Any]], Awaitable[Any]], log: Log) -> None:
         self._state, self._state_dir, self._events, self._verbs, self._log = state, state_dir, events, verbs, log
         self._loop = asyncio.get_running_loop()
         self._hosted: dict[str, Hosted] = {}
@@ -240,7 +240,7 @@ class Hosts:
             if ask.kind:
                 result = await self.request(ask.kind, ask.verb, ask.arguments, ask.timeout)
             else:
-                result = self._verbs(ask.verb, ask.arguments)
+                result = await self._verbs(ask.verb, ask.arguments)
             hosted.post.send(Reply(ask.number, True, result))
         except ControlError as error:
             hosted.post.send(Reply(ask.number, False, str(error)))
@@ -255,7 +255,8 @@ class Hosts:
 
 def _wanted(config: Config) -> list[str]:
     """The kinds of processes that a host with this configuration runs."""
-    return [*(name for name in CORE if name != "worker"),
+    return [*(name for name, kind in CORE.items() if name != "worker" and (
+                not kind.needs or getattr(getattr(config, kind.section), kind.needs))),
             *(name for name, record in sorted(components().items())
               if name in config.roles and record.wanted(getattr(config, name)))]
 

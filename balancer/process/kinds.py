@@ -17,7 +17,7 @@ class Kind(NamedTuple):
 
     entry: "module:function", called in the child with its kind and the channel's descriptor. main, config: what a
     hosted process runs, and the model of its section. asks: whether it may ask other processes. spare: whether a
-    second one stands ready.
+    second one stands ready. needs: the setting of its section without which it has nothing to do.
     """
 
     title: str
@@ -28,13 +28,14 @@ class Kind(NamedTuple):
     rights: Rights = Rights()
     spare: bool = False
     asks: bool = False
+    needs: str = ""
 
 
 HOSTED = "balancer.process.hosting:main"
 CORE = {
     "worker": Kind("ns7 worker", "balancer.process.worker:main", spare=True),
     "admin": Kind("ns7 admin", HOSTED, "balancer.admin.runner:main", "admin", "balancer.config.model:Admin",
-                  Rights(("NET_BIND_SERVICE",))),
+                  Rights(("NET_BIND_SERVICE",)), needs="listen"),
     "alert": Kind("ns7 alert", HOSTED, "balancer.alert.runner:main", "alerts", "balancer.config.model:Alerts"),
 }
 

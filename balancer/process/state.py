@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from balancer.config import Config, Endpoint
     from balancer.config.model import Server, Service
 
-DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "retry_budget", "suspend", "min_alive",
-             "when_all_down")
+DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "retry_budget", "retry_rcodes",
+             "suspend", "min_alive", "when_all_down")
 TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
             "tcp_connections_max", "tcp_per_client")
 LEAST_PER_CLIENT = 8        # of tcp_per_client in one worker: a client's few connections may all meet the same one
@@ -116,7 +116,7 @@ class State:
         for number, service in enumerate(config.services):
             self._describe(number, service)
             for slot, server in enumerate(service.servers):
-                self.table.add_server(number, slot, server.name, str(server.address), server.weight)
+                self.table.add_server(number, slot, server.name, str(server.address), server.weight, 0, server.state)
             self.table.set_primary(number, self._primary(number, service))
         self.table.publish()
         self._open_listeners(config, workers)
@@ -207,6 +207,7 @@ class State:
 
     def hand_over(self, crew: Crew, worker: WorkerState, send: Send) -> None:
         """Everything a new process of this worker needs, in order."""
+        self._drop_closed(worker)
         others = [other.row_view_fd for other in crew.workers if other is not worker]
         send(Attach(len(others)), [self.config_view_fd, self.verdicts_view_fd, worker.row_fd, worker.slots_fd,
                                     *others])
@@ -219,6 +220,14 @@ class State:
         for (number, slot), ends in worker.servers.items():
             send(Reach(number, slot), [end.fileno() for end in ends])
         send(Go(), [])
+
+    def _drop_closed(self, worker: WorkerState) -> None:
+        """Close our ends toward removed servers that the last process had let go: its successor must not open them,
+        for the slot is free as soon as `reclaim` looks."""
+        for number, slot in [pair for pair in worker.servers if worker.row.open_sockets(*pair) == 0]:
+            if any(entry.slot == slot and entry.state == "removed" for entry in self.table.servers(number)):
+                for end in worker.servers.pop((number, slot)):
+                    end.close()
 
     def admissions(self, crew: Crew) -> list[Admit]:
         """The access lists of the services that a crew knows."""
@@ -316,7 +325,8 @@ class State:
         self.table.set_service(number, service.name, service.scheduler, round(service.udp_timeout * 1e9),
                                round(service.slow_start * 1e9))
         self.table.set_retry(number, service.retry == "on", round(service.retry_after * 1e9), service.retry_budget,
-                             service.suspend == "on", service.min_alive, _when_all_down(service))
+                             _retry_rcodes(service), service.suspend == "on", service.min_alive,
+                             _when_all_down(service))
 
     def _apply_services(self, config: Config) -> list[str]:
         changes = []
@@ -334,7 +344,7 @@ class State:
             number = next(one for one in range(SERVICES) if self.table.service_state(one) == "free")
             self._describe(number, service)
             for slot, server in enumerate(service.servers):
-                self.table.add_server(number, slot, server.name, str(server.address), server.weight)
+                self.table.add_server(number, slot, server.name, str(server.address), server.weight, 0, server.state)
             self.table.set_primary(number, self._primary(number, service))
             changes.append(f"added service {service.name}")
         return changes
@@ -362,12 +372,17 @@ class State:
             slot = self._entry(number, server)
             if slot is None:
                 slot = self.table.free_slots(number)[0]
-                self.table.add_server(number, slot, server.name, str(server.address), server.weight, now)
+                self.table.add_server(number, slot, server.name, str(server.address), server.weight, now, server.state)
                 changes.append(f"{service.name}: added {server.name} ({server.address}), weight {server.weight}")
-            elif server.weight != before[server.name].weight:
+                continue
+            was = before[server.name]
+            if server.weight != was.weight:
                 self.table.set_weight(number, slot, server.weight, now)
-                changes.append(f"{service.name}: {server.name} weight {before[server.name].weight} → {server.weight}")
-            if server.name in before and server.tcp_connections != before[server.name].tcp_connections:
+                changes.append(f"{service.name}: {server.name} weight {was.weight} → {server.weight}")
+            if server.state != was.state:
+                self.table.set_ordered(number, slot, server.state, now)
+                changes.append(f"{service.name}: {server.name} state {was.state} → {server.state}")
+            if server.tcp_connections != was.tcp_connections:
                 changes.append(f"{service.name}: {server.name} tcp_connections {server.tcp_connections}")
         primary = self._primary(number, service)
         if primary != self.table.primary(number):
@@ -440,6 +455,13 @@ def _when_all_down(service: Service) -> int:
     from balancer.config.model import WHEN_ALL_DOWN
 
     return WHEN_ALL_DOWN.index(service.when_all_down)
+
+
+def _retry_rcodes(service: Service) -> int:
+    """The rcodes as a set of bits, as the table wants them."""
+    from balancer.config.model import RETRY_RCODES
+
+    return sum(1 << RETRY_RCODES[name] for name in set(service.retry_rcodes))
 
 
 def _text(address: object) -> str | None:

@@ -25,6 +25,7 @@ from balancer.process.control import Control
 from balancer.process.events import Events
 from balancer.process.hosts import Hosts
 from balancer.process.state import State, cores
+from balancer.process.steering import Steering
 from balancer.process.systemd import notify, watchdog_interval
 from balancer.process.workers import Workers
 
@@ -51,16 +52,17 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self._make_state_dir(config.process.state_dir)
-        self._state = State(config, _workers(config))
         self._events = Events(lambda event: self._hosts.notify(event))
+        self._steering = Steering(config, path, self._events, log)
+        self._state = State(self._steering.config, _workers(config))
         self._workers = Workers(self._state, self._events, log, self._on_listening,
                                 lambda: self._hosts.rows_changed())
         self._hosts = Hosts(self._state, config.process.state_dir, self._events, self._verb_of_component, log)
         self._control = Control(config.admin.socket, self._answer)
-        self._verbs = {"status": self.status, "reload": self.reload, "stop": self.stop}
+        self._verbs = {"status": self.status, "reload": self.reload, "stop": self.stop, **self._steering.verbs()}
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._ready = False
-        self._reloading = asyncio.Lock()
+        self._steering.attach(self._state.view(), self._obey)
         self._healthy_at = self._loop.time()
 
     @staticmethod
@@ -142,16 +144,16 @@ class Supervisor:
             self._done.set_result(None)
 
     def _on_hangup(self) -> None:
-        task = self._loop.create_task(self.reload({}))
+        task = self._loop.create_task(self.reload({}, "SIGHUP"))
         # What is wrong is in the log already; the task is kept alive by its own callback.
         task.add_done_callback(lambda done: None if done.cancelled() else _expected(done.exception()))
 
     # Verbs
 
-    async def _answer(self, verb: str, request: Mapping[str, Any]) -> Any:
+    async def _answer(self, verb: str, request: Mapping[str, Any], user: str) -> Any:
         handler = self._verbs.get(verb)
         if handler is not None:
-            return await handler(request)
+            return await handler(request, user)
         name, dot, own = verb.partition(".")
         if not dot:
             raise ControlError(f"unknown verb {verb}; verbs are {', '.join(sorted(self._verbs))} and PROCESS.VERB")
@@ -161,10 +163,15 @@ class Supervisor:
             raise ControlError("timeout must be a number of seconds from 0 to 300, arguments an object")
         return await self._hosts.request(name, own, arguments, float(timeout))
 
-    def _verb_of_component(self, verb: str, arguments: Mapping[str, Any]) -> Any:
-        if verb == "status":
-            return self._status()
-        raise ControlError(f"the supervisor answers components status only, not {verb}")
+    async def _verb_of_component(self, verb: str, arguments: Mapping[str, Any]) -> Any:
+        match verb:
+            case "status":
+                return self._status()
+            case "live":
+                return self._steering.export()
+            case "adopt":
+                return await self._steering.adopt(arguments)
+        raise ControlError(f"the supervisor answers components status, live and adopt, not {verb}")
 
     def _facts(self) -> dict[str, Any]:
         """What the supervisor knows beside the table."""
@@ -174,6 +181,7 @@ class Supervisor:
             "uptime": time.monotonic() - self._started, "generation": self._state.table.generation,
             "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
             "worker_restarts": self._workers.restarts, "retiring": self._workers.retiring,
+            "live": self._steering.shown(),
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
             "processes": {name: {key: value for key, value in process.items() if key != "published"}
                           for name, process in self._hosts.status().items()},
@@ -186,19 +194,20 @@ class Supervisor:
             if name in components()}, "services": [
                 {**view, "listen": facts["listen"].get(view["name"], [])} for view in self._state.view().services()]}
 
-    async def status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def status(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         """The whole state as plain data (see docs)."""
         return self._status()
 
-    async def reload(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Read the file again and apply it; a bad file is refused and nothing changes."""
+    async def reload(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
+        """Read the file again and apply it, live changes over it; a bad file is refused and nothing changes."""
         from balancer.config import load
 
-        async with self._reloading:
+        async with self._steering.lock:
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                config = load(self._path, self._node)
-                changes = await self._apply(config, _workers(config))
+                made = self._steering.reloaded(load(self._path, self._node))
+                changes = await self._apply(made.config, _workers(made.config))
+                changes += await self._steering.settle(made)
             except (ConfigError, StartError) as error:
                 log(f"reload refused, the running configuration stays: {error}")
                 self._events.tell("config", self._path, "", "refused", str(error).splitlines()[0])
@@ -206,9 +215,15 @@ class Supervisor:
             finally:
                 notify("READY=1")
             self._hosts.configure()
-            log(f"reloaded: {'; '.join(changes) or 'nothing changed'}")
-            self._events.tell("config", self._path, "", "applied", "; ".join(changes) or "nothing changed")
+            told = "; ".join(changes) or "nothing changed"
+            log(f"reloaded by {user}: {told}")
+            self._events.tell("config", self._path, "", "applied", f"{told}, by {user}")
             return {"changes": changes, "generation": self._state.table.generation}
+
+    async def _obey(self, config: Config) -> None:
+        """Live changes."""
+        await self._apply(config, _workers(config))
+        self._hosts.configure()
 
     async def _apply(self, config: Config, workers: int) -> list[str]:
         children = await self._workers.prepare(workers) if self._state.reshapes(config, workers) else []
@@ -223,8 +238,9 @@ class Supervisor:
             await self._workers.exchange(children)
         return changes
 
-    async def stop(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def stop(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         """Begin to stop: nothing new is taken, what is in flight is still answered."""
+        log(f"asked to stop by {user}")
         self._on_stop_signal()
         return {}
 

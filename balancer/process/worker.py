@@ -76,7 +76,6 @@ class Worker:
             case Go():
                 adopted = self._running.adopt()
                 self._loop.add_reader(self._running.fileno(), self._running.on_readable)
-                self._loop.add_reader(self._running.tcp.fileno(), self._running.on_tcp_readable)
                 self._sweep()
                 self._channel.send(Listening(adopted))
             case Changed():

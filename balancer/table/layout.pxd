@@ -66,6 +66,13 @@ cdef enum:                      # HealthServer.of
     PROTO_TCP = 1
     PROTOS = 2
 
+cdef enum Ordered:              # ConfigServer.ordered: the operator's word, which stands above every judgement
+    ORDERED_AUTO = 0            # none: weight, verdict and suspicion decide
+    ORDERED_UP                  # counts as up, whatever anybody says
+    ORDERED_DOWN                # counts as down
+    ORDERED_DRAINED             # takes nothing new; well otherwise
+    ORDERS
+
 cdef enum Drop:                 # RowService.dropped: why a query got no answer from a server
     DROP_SHORT = 0              # shorter than a DNS header
     DROP_RESPONSE               # QR=1 from a client: answering it would feed a loop
@@ -149,6 +156,7 @@ cdef struct ConfigHeader:       # writer: supervisor
 cdef struct ConfigServer:       # writer: supervisor; a used slot keeps name and address until it is free again
     uint64_t state              # SERVER_*
     uint64_t weight             # 0..65535; 0 = drained
+    uint64_t ordered            # ORDERED_*
     uint64_t since_ns           # CLOCK_MONOTONIC when it was added or undrained; 0: it was there from the start
     uint64_t removed_at         # generation in which the server was removed
     uint64_t identity           # the how-manieth server ever added: no two have the same, also in one slot
@@ -161,6 +169,7 @@ cdef struct ConfigService:      # writer: supervisor
     uint64_t retry              # 1: queries may be sent to a second server
     uint64_t retry_after_ns     # 0: automatic
     uint64_t retry_percent      # budget of second servers for queries that only take long
+    uint64_t retry_rcodes       # bit 2: SERVFAIL is not believed before another server was asked, and so on
     uint64_t suspend            # 1: servers that do not answer are passed over
     uint64_t min_alive          # with fewer trusted servers all are tried
     uint64_t when_all_down      # WhenAllDown (datapath/back.pxd)

@@ -20,6 +20,8 @@ cdef class ConfigTable(Region):
     cdef ConfigHeader *header
     cdef ConfigService *entry
     cdef ConfigServer *_server(self, int service, int slot) except NULL
+    cdef object _entry(self, int service, int slot)
+    cdef int _note_return(self, int service, int slot, bint took, uint64_t now_ns) except -1
 
 cdef class Row(Region):
     cdef RowHeader *header

@@ -15,7 +15,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 from balancer.errors import LayoutError
 
 from balancer.table.layout cimport (
-    DROPS, IGNORES, LATENCY_BUCKETS, LAYOUT_VERSION, MAX_SERVERS, MAX_SERVICES, NAME_BYTES, RCODES, SERVER_FREE,
+    DROPS, IGNORES, LATENCY_BUCKETS, LAYOUT_VERSION, MAX_SERVERS, MAX_SERVICES, NAME_BYTES, ORDERS, RCODES, SERVER_FREE,
     SERVER_PRESENT, SERVER_REMOVED, SERVICE_PRESENT, SERVICE_REMOVED, TCP_CLOSE_WORKER_LOST, TCP_CLOSES,
     TCP_DROP_WORKER_LOST, TCP_DROPS, TcpRowServer, TcpRowService, add, load, load_acquire, store, store_release,
 )
@@ -27,6 +27,7 @@ DROP_REASONS = (
     "client_refused_address", "client_denied", "client_unreachable", "client_too_long", "client_error",
     "primary_down",
 )
+ORDERED_STATES = ("auto", "up", "down", "drained")
 RCODE_NAMES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "OTHER")
 IGNORE_REASONS = ("short", "not_response", "unknown_id", "wrong_question", "late")
 TCP_DROP_REASONS = (
@@ -47,6 +48,7 @@ _bounds_ns[LATENCY_BUCKETS - 1] = <uint64_t>-1
 
 assert len(DROP_REASONS) == DROPS and len(RCODE_NAMES) == RCODES and len(IGNORE_REASONS) == IGNORES
 assert len(TCP_DROP_REASONS) == TCP_DROPS and len(TCP_CLOSE_REASONS) == TCP_CLOSES
+assert len(ORDERED_STATES) == ORDERS
 assert len(LATENCY_BOUNDS) == LATENCY_BUCKETS - 1
 
 cdef uint64_t *latency_bounds_ns() noexcept nogil:
@@ -67,6 +69,12 @@ class ServerEntry(NamedTuple):
     state: str              # "present", "removed"
     since_ns: int           # CLOCK_MONOTONIC when it was added or undrained; 0: at the start
     identity: int           # no two servers have the same, also in one slot
+    ordered: str = "auto"   # the operator's word: one of ORDERED_STATES
+
+    @property
+    def takes_queries(self):
+        """Whether it may be chosen as far as the configuration is concerned."""
+        return self.state == "present" and self.weight > 0 and self.ordered not in ("down", "drained")
 
 
 def allocate(str name, size_t size):
@@ -177,8 +185,8 @@ cdef class ConfigTable(Region):
         store(&self.entry[service].slow_start_ns, slow_start_ns)
         store(&self.entry[service].state, SERVICE_PRESENT)
 
-    def set_retry(self, int service, bint retry, uint64_t after_ns, uint64_t percent, bint suspend, uint64_t min_alive,
-                  uint64_t when_all_down):
+    def set_retry(self, int service, bint retry, uint64_t after_ns, uint64_t percent, uint64_t rcodes, bint suspend,
+                  uint64_t min_alive, uint64_t when_all_down):
         """When queries are sent again, and who is passed over; fields of the same names in layout.pxd."""
         self._own()
         self._server(service, 0)
@@ -186,6 +194,7 @@ cdef class ConfigTable(Region):
         store(&entry.retry, retry)
         store(&entry.retry_after_ns, after_ns)
         store(&entry.retry_percent, percent)
+        store(&entry.retry_rcodes, rcodes)
         store(&entry.suspend, suspend)
         store(&entry.min_alive, min_alive)
         store(&entry.when_all_down, when_all_down)
@@ -212,7 +221,8 @@ cdef class ConfigTable(Region):
         self._server(service, 0)
         return load(&self.entry[service].primary) - 1 if self.entry[service].primary else None
 
-    def add_server(self, int service, int slot, str name, str address, uint64_t weight, uint64_t since_ns=0):
+    def add_server(self, int service, int slot, str name, str address, uint64_t weight, uint64_t since_ns=0,
+                   str ordered="auto"):
         """Fill a free slot; the caller knows that nobody has it in flight."""
         self._own()
         cdef ConfigServer *server = self._server(service, slot)
@@ -221,6 +231,7 @@ cdef class ConfigTable(Region):
         _write_name(server.name, name)
         _write_name(server.address, address)
         store(&server.weight, weight)
+        store(&server.ordered, ORDERED_STATES.index(ordered))
         store(&server.since_ns, since_ns)
         store(&self.header.identities, self.header.identities + 1)
         store(&server.identity, self.header.identities)
@@ -228,12 +239,23 @@ cdef class ConfigTable(Region):
         store(&server.state, SERVER_PRESENT)
 
     def set_weight(self, int service, int slot, uint64_t weight, uint64_t now_ns):
-        """now_ns: CLOCK_MONOTONIC, from when a drained server counts as coming back."""
+        """now_ns: CLOCK_MONOTONIC, from when a server that took nothing counts as coming back."""
         self._own()
-        cdef ConfigServer *server = self._server(service, slot)
-        if server.weight == 0:
-            store(&server.since_ns, now_ns)
-        store(&server.weight, weight)
+        took = self._entry(service, slot).takes_queries
+        store(&self._server(service, slot).weight, weight)
+        self._note_return(service, slot, took, now_ns)
+
+    def set_ordered(self, int service, int slot, str ordered, uint64_t now_ns):
+        """The operator's word, one of ORDERED_STATES; now_ns as for `set_weight`."""
+        self._own()
+        took = self._entry(service, slot).takes_queries
+        store(&self._server(service, slot).ordered, ORDERED_STATES.index(ordered))
+        self._note_return(service, slot, took, now_ns)
+
+    cdef int _note_return(self, int service, int slot, bint took, uint64_t now_ns) except -1:
+        if not took and self._entry(service, slot).takes_queries:
+            store(&self._server(service, slot).since_ns, now_ns)
+        return 0
 
     def remove_server(self, int service, int slot):
         """Nothing new goes there from the next `publish` on; the slot is not free yet (see `free_server`)."""
@@ -277,18 +299,20 @@ cdef class ConfigTable(Region):
 
     def servers(self, int service):
         """The used slots of a service as `ServerEntry`, in slot order."""
-        cdef ConfigServer *server
         cdef list entries = []
         cdef int slot
         self._server(service, 0)
         for slot in range(min(<int>load(&self.entry[service].used), <int>MAX_SERVERS)):
-            server = self._server(service, slot)
-            if load(&server.state) != SERVER_FREE:
-                entries.append(ServerEntry(
-                    slot, _read_name(server.name), _read_name(server.address), load(&server.weight),
-                    "present" if load(&server.state) == SERVER_PRESENT else "removed", load(&server.since_ns),
-                    load(&server.identity)))
+            if load(&self._server(service, slot).state) != SERVER_FREE:
+                entries.append(self._entry(service, slot))
         return entries
+
+    cdef object _entry(self, int service, int slot):
+        cdef ConfigServer *server = self._server(service, slot)
+        return ServerEntry(
+            slot, _read_name(server.name), _read_name(server.address), load(&server.weight),
+            "present" if load(&server.state) == SERVER_PRESENT else "removed", load(&server.since_ns),
+            load(&server.identity), ORDERED_STATES[load(&server.ordered)])
 
 
 cdef class Row(Region):
@@ -378,8 +402,9 @@ cdef class Row(Region):
         return load(&self.server_rows[self._checked(service) * MAX_SERVERS + slot].seen_well_ns)
 
     def open_sockets(self, int service, int slot):
-        """How many sockets the worker has toward a server; 0: it does not touch the slot any more."""
-        return load(&self.server_rows[self._checked(service) * MAX_SERVERS + slot].open)
+        """How many sockets the worker has toward a server, TCP connections too; 0: it does not touch the slot."""
+        slot += self._checked(service) * MAX_SERVERS
+        return load(&self.server_rows[slot].open) + load(&self.tcp_server_rows[slot].open)
 
     cdef int _checked(self, int service) except -1:
         if not 0 <= service < MAX_SERVICES:

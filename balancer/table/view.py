@@ -43,11 +43,14 @@ def suspects(config: ConfigTable, rows: Sequence[Row], service: int, now_ns: int
     return found
 
 
-def state_of(entry: ServerEntry, verdicts: Sequence[Found], suspected: bool) -> str:
-    """One word for a server: "removed" while what it has in flight goes on, "drained", else its `serving_state`."""
-    if entry.state == "removed" or not entry.weight:
-        return "drained" if entry.state == "present" else entry.state
-    return serving_state(verdicts, suspected)
+def state_of(entry: ServerEntry, verdicts: Sequence[Found], suspected: bool = False) -> str:
+    """One word for a server: "removed" while what it has in flight goes on, "drained", "up" or "down" by order, else
+    its `serving_state`."""
+    if entry.state == "removed" or entry.ordered == "down":
+        return "removed" if entry.state == "removed" else "down"
+    if not entry.takes_queries:
+        return "drained"
+    return "up" if entry.ordered == "up" else serving_state(verdicts, suspected)
 
 
 def serving_state(verdicts: Sequence[Found], suspected: bool) -> str:
@@ -78,7 +81,7 @@ def services(config: ConfigTable, rows: Sequence[Row], verdicts: Verdicts | None
             counters["tcp"]["latency"] = _latency(counters["tcp"])
             known = verdicts.read(service, entry.slot, entry.identity, now_ns) if verdicts else NOTHING_KNOWN
             servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight,
-                            "state": state_of(entry, known, entry.slot in suspected),
+                            "state": state_of(entry, known, entry.slot in suspected), "ordered": entry.ordered,
                             "health": {proto: _health(found, now_ns)
                                        for proto, found in zip(PROTOCOLS, known, strict=True)},
                             "latency": _latency(counters), **counters})
@@ -94,6 +97,12 @@ class TableView:
         self.config = config
         self.verdicts = verdicts
         self.rows = list(rows)
+
+    def verdicts_on(self, service: int, entry: ServerEntry) -> Sequence[Found]:
+        """What is found of a server, by protocol."""
+        if self.verdicts is None:
+            return NOTHING_KNOWN
+        return self.verdicts.read(service, entry.slot, entry.identity, time.monotonic_ns())
 
     def services(self) -> list[dict[str, Any]]:
         """`services` of the table as it is now; never while counters move from one row to another."""

@@ -45,6 +45,7 @@ def faults(lab: Lab, options: Options) -> Run:
                 done
                 for fault in rows
                 for name in present
+                if name in fault.peers
                 if (done := attempt(run, field, fault, name, latency, options))
             ]
         print(f"\n{latency:g} ms\n" + trials_table(trials), flush=True)

@@ -12,6 +12,7 @@ from typing import Self
 from benchmarks import meter, servers
 from benchmarks.lab import Address, Lab, LabError, Process
 from benchmarks.load import wait_answer
+from benchmarks.peers import Running
 from tests.helpers.network import Network
 
 PORT = 5300
@@ -31,6 +32,7 @@ class Field:
         self.bad_queries = _write(lab.folder / "bad.txt", f"{DROPPED}.{servers.ZONE} A\n")
         _write(lab.folder / f"{servers.ZONE}.zone", servers.zone_text())
         self._processes: dict[str, Process] = {}
+        self.balancer: Running | None = None    # of the present trial
 
     def restore(self) -> None:
         """Everything whole again, both servers answering."""
@@ -72,6 +74,12 @@ class Field:
         for pid in meter.tree(process.pid) if process else ():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def change(self) -> None:
+        """Change the balancer's servers again and again."""
+        if self.balancer is None or self.balancer.change is None:
+            raise LabError("this balancer cannot be changed while it runs")
+        self.balancer.change()
 
     def refuse(self, name: str) -> None:
         """As if nothing listened, from this very moment; `network.allow` is the return."""

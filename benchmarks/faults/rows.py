@@ -104,6 +104,13 @@ ROWS: dict[str, Fault] = {
         rate=2_000,
         bad=200,
     ),
+    "changed": Fault(
+        "reload x10, drain, remove, add",
+        lambda field: field.change(),
+        seconds=10.0,
+        slowest=goals.NOTICED_SLOWEST,
+        peers=("ns7", "nginx"),
+    ),
     "spoofed": Fault(
         f"{FORGED:,} forged port-unreachables",
         lambda field: forge_unreachables(field.network["s1"], field.network["director"], field.addresses["s1"], FORGED),

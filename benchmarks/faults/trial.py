@@ -27,7 +27,7 @@ LATE_LINE = 0.02  # seconds by which a delay line may be late before its latenci
 @dataclass(frozen=True)
 class Fault:
     """`begin` is called `at` seconds after the start of the load, `end` at `until`. `bad` queries per second that
-    no server answers are mixed in. `slowest` is the bar (seconds) by latency (ms)."""
+    no server answers are mixed in. `slowest` is the bar (seconds) by latency (ms). `peers`: whom it can happen to."""
 
     what: str
     begin: Callable[[Field], object]
@@ -40,6 +40,7 @@ class Fault:
     each: bool = False
     slowest: Mapping[float, float] | None = None
     judges: Sequence[Callable[[Trial], Sequence[Goal]]] = ()
+    peers: Sequence[str] = ("ns7", "dnsdist", "nginx")
 
 
 @dataclass
@@ -108,6 +109,7 @@ def run_trial(field: Field, fault: Fault, name: str, command: str) -> Trial:
     field.restore()
     with ExitStack() as stack:
         running = start_peer(field, name, command)
+        field.balancer = running
         stack.callback(field.lab.stop, running.process)
         stack.callback(field.restore)
         for server in SERVERS:

@@ -28,8 +28,9 @@ class Bench:
         self.balancer: ns7.Balancer
         self._loads: list[tuple[str, Result]] = []
 
-    def start_servers(self, count: int = 2) -> None:
-        self.servers = servers.start(self.lab, processes=count, addresses=count)
+    def start_servers(self, count: int = 2, processes: int | None = None) -> None:
+        """`count` addresses, each with an NSD of its own unless told."""
+        self.servers = servers.start(self.lab, processes=processes or count, addresses=count)
 
     def service(self, addresses: Sequence[Address] | None = None, more: Sequence[Address] = ()) -> ns7.Service:
         """The one service, toward all servers unless told."""

@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = shlex.split(os.environ.get("NS7_COMMAND", "")) or [sys.executable, "-m", "balancer"]
 # What no log may hold: an unhandled exception, and what the debug build says of a worker before it ends it.
 FATAL = ("Traceback", "broken invariant", "runtime error:", "AddressSanitizer")
-STARTING = 20.0
-STOPPING = 15.0
+STARTING = 40.0
+STOPPING = 40.0
 
 
 def run_command(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 
 # Below the ephemeral range, so nobody's own source port can take a listener's port before ns7 binds it.
-PORTS = range(15000, 32000)
+# Test processes that run side by side (pytest-xdist: gw0, gw1, …) take every eighth, each its own.
+OWN = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+PORTS = range(15000 + OWN, 32000, 8)
 
 
 def family(host: str) -> socket.AddressFamily:

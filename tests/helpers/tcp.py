@@ -31,6 +31,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, number: int = 0) -> None:
         self.socket, self.number = sock, number
+        self.reader: threading.Thread | None = None     # who sits in recv() for as long as the connection lasts
         self._kept = b""
 
     def say(self, *messages: bytes) -> None:
@@ -82,13 +83,17 @@ class Connection:
 
     def reset(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
+        self._end(socket.SHUT_RD)
 
     def close(self) -> None:
-        # Another thread may sit in recv(): it must wake.
+        self._end(socket.SHUT_RDWR)
+
+    def _end(self, how: int) -> None:
+        """The reader must wake, and close: else it would wait on whatever gets the descriptor's number next."""
         with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
+            self.socket.shutdown(how)
+        if self.reader in (None, threading.current_thread()):
+            self.socket.close()
 
 
 class TcpClient(Connection):
@@ -225,10 +230,11 @@ class TcpServer:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+    def _start(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -239,7 +245,7 @@ class TcpServer:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(sock, len(self.connections))
             self.connections.append(connection)
-            self._start(self._serve, connection)
+            connection.reader = self._start(self._serve, connection)
 
     def _serve(self, connection: Connection) -> None:
         while True:
@@ -255,4 +261,5 @@ class TcpServer:
                 pass
             except Exception as exc:  # shown by close(): a thread must not fail unheard
                 self.errors.append(exc)
+        connection.reader = None
         connection.close()

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # Far more than any wait needs: two noisy cores must never decide a test.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 def wait_for(what: str, probe: Callable[[], T], seconds: float = PATIENCE, every: float = 0.02) -> T:

@@ -152,7 +152,7 @@ def test_server_that_has_no_route_yet(start: StartBalancer, inside: Namespace, o
 
 def test_end_while_waiting_for_an_address(start: StartBalancer, inside: Namespace) -> None:
     balancer = start([free_address()], ["192.0.2.9:5300"], prefix=inside.prefix, wait=False)
-    time.sleep(1)
+    wait_for("it waits", lambda: "192.0.2.9:5300" in balancer.output())
     balancer.terminate()
     balancer.wait_ended()
 

@@ -16,6 +16,7 @@ from tests.conftest import StartBalancer, StartServer
 from tests.helpers.client import ask
 from tests.helpers.daemon import Balancer
 from tests.helpers.mail import MailServer
+from tests.helpers.ports import free_address
 from tests.helpers.waiting import wait_for
 
 LONG = 30.0         # seconds; a courier waits up to a few between its tries
@@ -117,7 +118,7 @@ def test_told_after_a_restart_of_ns7(tmp_path: Path, nameserver: StartServer) ->
 
 def test_a_process_that_dies_is_told(start: StartBalancer, nameserver: StartServer) -> None:
     with MailServer() as server:
-        balancer = start([nameserver().address], more=section(server))
+        balancer = start([nameserver().address], more=section(server), http=[free_address()])
         os.kill(balancer.workers()[0], signal.SIGKILL)
         os.kill(pid(balancer, "admin"), signal.SIGKILL)
         os.kill(pid(balancer), signal.SIGKILL)

@@ -74,7 +74,7 @@ def test_verbs(witness: Balancer) -> None:
     assert call(witness, "witness.relay", kind="", verb="status")["node"]
     assert call(witness, "witness.relay", kind="alert", verb="list")["open_total"] == 0
     answer = witness.request("witness.relay", arguments={"kind": "", "verb": "stop"})
-    assert not answer["ok"] and "status only" in answer["error"]
+    assert not answer["ok"] and "status, live and adopt, not stop" in answer["error"]
 
 
 def test_events_and_snapshots_reach_admin_and_alert(witness: Balancer) -> None:
@@ -185,7 +185,8 @@ FAILURES = [
 @pytest.mark.parametrize("where", FAILURES)
 def test_crashes_cost_nobody_else_anything(start: StartBalancer, nameserver: StartServer, where: str) -> None:
     """Under load: no query lost, no other process restarted, and it all still ends in order."""
-    balancer = start([nameserver().address], env=CRASHER, more=f'[crasher]\nwhere = "{where}"', traceback=True)
+    balancer = start([nameserver().address], env=CRASHER, more=f'[crasher]\nwhere = "{where}"', traceback=True,
+                     http=[free_address()])
     workers = balancer.workers()
     changes = [(0.4, partial(balancer.reload, more=f'[crasher]\nwhere = "{where}"')),
                (0.6, partial(balancer.request, "crasher.raise")), (0.8, partial(balancer.request, "status"))]

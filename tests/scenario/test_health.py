@@ -213,6 +213,25 @@ def test_all_dead_all_are_tried(balancer: Balancer, farm: list[Zoned]) -> None:
     farm[0].start()
 
 
+def test_the_operators_word_stands_above(balancer: Balancer, farm: list[Zoned]) -> None:
+    """A server that is forced is probed and shown; when the force ends, what was found counts."""
+    farm[1].signal(signal.SIGSTOP)
+    try:
+        assert balancer.command("server", "set", "s2", "--state", "up").returncode == 0
+        wait_for("found all the same", lambda: found(balancer, 1, "udp")["verdict"] == "down", FOUND)
+        assert words(balancer) == ["up", "up"]
+        assert balancer.command("server", "set", "s2", "--state", "auto").returncode == 0
+        wait_words(balancer, "up", "down")
+        wait_for("the alert", lambda: ("server", "dns/s2", "down") in told(balancer))
+    finally:
+        farm[1].signal(signal.SIGCONT)
+    wait_words(balancer, "up", "up")
+    assert balancer.command("server", "set", "s2", "--state", "down").returncode == 0
+    wait_words(balancer, "up", "down")
+    assert found(balancer, 1, "udp")["verdict"] == "up"
+    assert balancer.command("server", "set", "s2", "--state", "auto").returncode == 0
+
+
 def test_its_crash_leaves_the_verdicts(balancer: Balancer, farm: list[Zoned]) -> None:
     """A successor goes on from them, and nobody is told anything twice."""
     farm[1].stop()

@@ -120,6 +120,7 @@ def test_killed_worker_is_replaced(start: StartBalancer, nameserver: StartServer
     clients = [client(balancer.address) for _ in range(40)]
     for one in clients:
         one.ask(wire.query())
+    balancer.wait_idle()    # what is pending would be sent again, and answered twice
     before = balancer.status()
     victim = before["workers"][0]["pid"]
     os.kill(victim, signal.SIGKILL)

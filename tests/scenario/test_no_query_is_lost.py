@@ -189,6 +189,72 @@ def test_late_answer_of_the_first_server_is_counted_not_relayed(
     assert service["answers"] == 4
 
 
+REFUSES = always(lambda data: wire.header_only(data, "REFUSED"))
+
+
+def test_a_server_that_lost_its_zones_is_not_believed(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient
+) -> None:
+    """It answers fastest; the others know better. Twice as slow as it is no reason to believe it."""
+    lost, well = nameserver(REFUSES), nameserver(delayed(0.02))
+    balancer = start([lost.address, well.address], scheduler="rr")
+    one = client(balancer.address)
+    assert {wire.rcode(one.ask(wire.query(ident=number))) for number in range(20)} == {0}
+    service = balancer.wait_idle()
+    assert len(lost.received) == service["servers"][0]["answers"]["REFUSED"] >= 8
+    assert service["servers"][1]["resends"] == len(lost.received)
+    assert (service["queries"], service["answers"]) == (20, 20)
+
+
+def test_what_all_say_is_believed(start: StartBalancer, nameserver: StartServer, client: OpenClient) -> None:
+    """The second answer is relayed whatever it is."""
+    servers = [nameserver(REFUSES) for _ in range(3)]
+    balancer = start([server.address for server in servers])
+    assert wire.rcode(client(balancer.address).ask(wire.query())) == wire.RCODES["REFUSED"]
+    assert sum(len(server.received) for server in servers) == 2
+
+
+@pytest.mark.parametrize("other", ["silent", "closed"])
+def test_a_held_answer_is_relayed_when_no_better_one_comes(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient, other: str
+) -> None:
+    """The other server says nothing, or is not there: what the first one said comes, long before udp_timeout."""
+    first, second = nameserver(REFUSES), NameServer(silent)
+    balancer = start([first.address, second.address], scheduler="rr", udp_timeout="5s",
+                     service={"retry_after": "100ms"})
+    if other == "closed":
+        second.close()
+    one = client(balancer.address)
+    for number in range(4):
+        assert wire.rcode(one.ask(wire.query(ident=number))) == wire.RCODES["REFUSED"]
+    second.close()
+    wait_for("all counted", lambda: (balancer.service()["queries"], balancer.service()["answers"]) == (4, 4))
+
+
+def test_doubt_about_answers_has_a_budget(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient
+) -> None:
+    """All names unknown to one server: a part is asked twice, the rest is told what it said."""
+    lost, well = nameserver(REFUSES), nameserver()
+    balancer = start([lost.address, well.address], scheduler="rr")
+    asking = client(balancer.address)
+    codes = [wire.rcode(asking.ask(wire.query(ident=number))) for number in range(600)]
+    believed = codes.count(wire.RCODES["REFUSED"])
+    assert 10 <= 300 - believed <= 250
+    assert balancer.wait_idle()["servers"][1]["resends"] >= 300 - believed
+
+
+@pytest.mark.parametrize("service", [{"retry_rcodes": []}, {"retry": "off"}])
+def test_answers_are_believed_when_told_so(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient, service: dict[str, object]
+) -> None:
+    lost, well = nameserver(REFUSES), nameserver()
+    balancer = start([lost.address, well.address], scheduler="rr", service=service)
+    one = client(balancer.address)
+    codes = [wire.rcode(one.ask(wire.query(ident=number))) for number in range(10)]
+    assert codes.count(wire.RCODES["REFUSED"]) == 5
+
+
 def test_refused_by_rcode_is_an_answer(start: StartBalancer, nameserver: StartServer, client: OpenClient) -> None:
     server = nameserver(always(lambda data: wire.header_only(data, "REFUSED")))
     balancer = start([server.address])

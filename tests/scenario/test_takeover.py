@@ -23,9 +23,10 @@ def _strike(balancer: Balancer, number: signal.Signals, count: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_again_and_again_under_load(start: StartBalancer, nameserver: StartServer, workers: int) -> None:
-    balancer = start([nameserver(delayed(0.02)).address, nameserver().address], workers=workers)
+    """Patient, for a busy machine may need seconds to start the next spare; how long it takes is for the benchmarks."""
+    balancer = start([nameserver(delayed(0.02)).address, nameserver().address], workers=workers, udp_timeout="15s")
     kills = [(0.5 + 1.2 * count, partial(_strike, balancer, signal.SIGKILL, count)) for count in range(5)]
-    seen = load(balancer.address, 800, 7, kills)
+    seen = load(balancer.address, 800, 7, kills, patience=15)
     assert seen.lost == []
     service = balancer.wait_idle()
     assert sum(worker["restarts"] for worker in balancer.status()["workers"]) == 5
@@ -34,8 +35,8 @@ def test_killed_again_and_again_under_load(start: StartBalancer, nameserver: Sta
 
 
 def test_hung_worker_is_replaced(start: StartBalancer, nameserver: StartServer) -> None:
-    balancer = start([nameserver().address], workers=2, worker_timeout="500ms")
-    seen = load(balancer.address, 500, 4, [(0.5, partial(_strike, balancer, signal.SIGSTOP, 0))])
+    balancer = start([nameserver().address], workers=2, worker_timeout="500ms", udp_timeout="15s")
+    seen = load(balancer.address, 500, 4, [(0.5, partial(_strike, balancer, signal.SIGSTOP, 0))], patience=15)
     assert seen.lost == []
     wait_for("replaced", lambda: balancer.status()["workers"][0]["restarts"] == 1)
     assert "no sign of life" in balancer.output()

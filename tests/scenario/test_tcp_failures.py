@@ -58,6 +58,43 @@ def test_another_server_answers(
     assert balancer.tcp_server(1)["resends"] > 0
 
 
+def refusing(asked: Asked) -> None:
+    asked.answer(code="REFUSED")
+
+
+def test_a_server_that_lost_its_zones_is_not_believed(
+    start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient
+) -> None:
+    """Pipelined queries are answered by the other one; with retry_rcodes empty the first answer counts."""
+    lost, good = tcpserver(refusing), tcpserver()
+    balancer = start([lost.address, good.address], scheduler="rr")
+    for data in numbered(6):
+        with TcpClient(balancer.address) as client:
+            assert client.ask(data) == wire.answer(data, wire.address_record())
+    client = tcpclient(balancer.address)
+    client.say(*numbered(6))
+    assert sorted(client.hear_all(6)) == sorted(wire.answer(data, wire.address_record()) for data in numbered(6))
+    assert lost.asked
+    balancer.wait_tcp("closed", {"client": 6})
+    assert balancer.wait_idle()["tcp"]["answers"] == 12
+    balancer.reload(service={"retry_rcodes": []})
+    others = [tcpclient(balancer.address) for _ in range(2)]
+    assert sorted(wire.rcode(other.ask(wire.query())) for other in others) == [0, wire.RCODES["REFUSED"]]
+
+
+@pytest.mark.parametrize("other", BAD.values(), ids=BAD.keys())
+def test_a_doubted_answer_is_relayed_when_no_better_one_comes(
+    start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient, other: TcpHandler
+) -> None:
+    balancer = start([tcpserver(refusing).address, tcpserver(other).address], service={"tcp_timeout": "1s"},
+                     scheduler="rr")
+    for data in numbered(4):
+        with TcpClient(balancer.address) as client:
+            assert wire.rcode(client.ask(data)) == wire.RCODES["REFUSED"]
+    assert balancer.wait_idle()["tcp"]["answers"] == 4
+    assert balancer.tcp_told("dropped") == {}
+
+
 def test_refused_connection(
     start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient
 ) -> None:

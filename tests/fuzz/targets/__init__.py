@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 # Targets of compiled code run against the debug build; those of Python code are guided by coverage.
 COMPILED = ("wire", "framing", "admission", "datapath")
-NAMES = (*COMPILED, "messages", "control", "config", "probe", "zones")
+NAMES = (*COMPILED, "messages", "control", "config", "live", "probe", "zones")
 
 
 class Target(Protocol):

@@ -22,7 +22,8 @@ SEEDS = (
 PATIENCE = 10.0
 
 
-async def obey(verb: str, _: dict[str, Any]) -> dict[str, bool]:
+async def obey(verb: str, _: dict[str, Any], user: str) -> dict[str, bool]:
+    assert user
     if verb != "status":
         raise ControlError(f"{verb}: not now")
     return {"fine": True}

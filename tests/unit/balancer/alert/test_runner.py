@@ -265,7 +265,7 @@ async def test_reload(tmp_path: Path) -> None:
             await until("spooled", lambda: waiting(process, RECIPIENT) == 1)
             process.configure(alerts(second, mail_to=["b@example.com"]))
             assert not (tmp_path / "spool" / RECIPIENT).exists()
-            second.on_recipient = lambda _: "250 OK"
+            second.on_recipient = lambda who: "450 not now" if who == RECIPIENT else "250 OK"
             process.tell("down")
             await until("told", lambda: len(second.subjects("b@example.com")) == 1)
             await until("counted", lambda: process.link.snapshot["counters"].get("mails_sent") == 3)

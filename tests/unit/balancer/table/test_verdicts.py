@@ -112,3 +112,5 @@ def test_one_word(udp: str, tcp: str, suspected: bool, word: str) -> None:
     assert state_of(entry, verdicts, suspected) == word
     assert state_of(entry._replace(weight=0), verdicts, suspected) == "drained"
     assert state_of(entry._replace(state="removed"), verdicts, suspected) == "removed"
+    for ordered in ("up", "down", "drained"):
+        assert state_of(entry._replace(ordered=ordered), verdicts, suspected) == ordered, "the operator's word counts"
