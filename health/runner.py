@@ -14,7 +14,7 @@ from typing import Any
 
 from balancer.component import Host, Service
 from balancer.config import Endpoint
-from balancer.table.verdicts import DOWN, PROTOCOLS, UP, Found
+from balancer.table.verdicts import DOWN, PROTOCOLS, UNKNOWN, UP, Found
 from balancer.table.view import serving_state, suspects
 from health.asked import Asked
 from health.config import Health
@@ -220,7 +220,7 @@ class Prober:
                    for place in target.places for row in self._table.rows)
 
     def _on_change(self, target: Target, proto: int, change: Change) -> None:
-        self._changes += 1
+        self._changes += change.before != UNKNOWN
         self._changed = True
         lasted = f"; was {change.before} for {duration(change.lasted)}" if change.lasted is not None else ""
         self._tell_servers(target, f"{PROTOCOLS[proto]}: {change.reason}{lasted}")
