@@ -21,6 +21,7 @@ from balancer.errors import StartError
 if TYPE_CHECKING:
     import socket
 
+    from balancer.table.verdicts import Verdicts
     from balancer.table.view import TableView
 
 ENTRY_POINTS = "ns7.components"
@@ -48,9 +49,14 @@ class Event(NamedTuple):
 
 
 class Rights(NamedTuple):
-    """What a process keeps. capabilities: names as in capabilities(7) without CAP_, e.g. "NET_ADMIN"."""
+    """What a process keeps, and may do.
+
+    capabilities: names as in capabilities(7) without CAP_, e.g. "NET_ADMIN". verdicts: it alone says which servers can
+    serve; at most one component has this.
+    """
 
     capabilities: tuple[str, ...] = ()
+    verdicts: bool = False
 
 
 class Finding(NamedTuple):
@@ -191,7 +197,7 @@ class Host:
     config: this process's own section, as its model (None when it has no section). services: what is balanced here.
     table: the server table, read-only. snapshot: what a predecessor published last ({} for the first). sockets: those
     its rights asked for, by name. clock: CLOCK_MONOTONIC in seconds. log: one line for the journal. state: a folder
-    that survives restarts.
+    that survives restarts. verdicts: the table's verdicts to write, for who has the right to.
     """
 
     config: Any
@@ -204,3 +210,4 @@ class Host:
     clock: Callable[[], float]
     log: Callable[[str], None]
     state: str
+    verdicts: Verdicts | None = None

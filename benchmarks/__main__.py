@@ -19,6 +19,8 @@ from benchmarks.failover import failover
 from benchmarks.faults import PEERS as FAULT_PEERS
 from benchmarks.faults import ROWS as FAULT_ROWS
 from benchmarks.faults import faults
+from benchmarks.health import ROWS as HEALTH_ROWS
+from benchmarks.health import health
 from benchmarks.lab import Lab, LabError, open_lab
 from benchmarks.memory import memory
 from benchmarks.micro import micro
@@ -43,11 +45,13 @@ from benchmarks.workers import ROWS, workers
 # Cases whose rows can be chosen, and cases that compare peers.
 CHOSEN = {
     "workers": tuple(ROWS), "faults": tuple(FAULT_ROWS), "failover": tuple(FAILOVER_ROWS), "sync": tuple(SYNC_ROWS),
+    "health": tuple(HEALTH_ROWS),
 }
 TRIALS = 20                 # of each row of "failover"
 COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
 SHORT = {"seconds": 6.0, "rounds": 3}
 FULL = {"seconds": 20.0, "rounds": 5}
+HEALTH_LENGTH = {"seconds": 600.0, "rounds": 20}
 Case = Callable[[Lab, Options], Run]
 
 
@@ -78,6 +82,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "faults": (faults,),
     "failover": (failover,),
     "sync": (sync,),
+    "health": (health,),
     "micro": (micro,),
     "all": (micro, compared, scaled, shares, memory, tcp),
 }
@@ -92,6 +97,7 @@ HELP = {
     "faults": "what clients lose when a server fails, in network namespaces (needs root)",
     "failover": "how long the virtual address is silent when its director goes, in network namespaces (needs root)",
     "sync": "how fast an edited zone is served by the other server, and what survives SIGKILL",
+    "health": "how soon a server that fails is found, false alarms, what probing costs (40 minutes)",
     "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
@@ -156,7 +162,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
     """What to run, and how long."""
     cases = CASES[arguments.case]
     rates: tuple[int, ...] = (0, *PACED)
-    length = FULL
+    length = HEALTH_LENGTH if arguments.case == "health" else FULL
     if arguments.case == "udp":
         if arguments.rate is None and arguments.servers is None:
             cases, length = (compared, scaled), SHORT

@@ -72,3 +72,8 @@ TCP_CPU_TO_HAPROXY = 1.2
 TCP_TRANSFER_P99 = 5.0
 TCP_IDLE_BYTES = 8192
 TCP_IDLE_UDP = 1.25                     # unchanged, but for the noise of a shared machine
+# Health: seconds from a fault until the status tells it, at defaults; with traffic, until nobody chooses the server.
+HEALTH_FOUND = 3.2
+HEALTH_FOUND_LOADED = 0.05
+HEALTH_CORE_PERCENT = 25.0
+HEALTH_MONITOR_TO_MON = 0.2

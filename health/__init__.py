@@ -1,1 +1,8 @@
-"""Health: probes the servers and writes the verdicts that schedulers obey. A component of its own process."""
+"""Health: who can serve. Its own process probes the servers and writes the verdicts; docs/health.md is the manual."""
+
+from balancer.component import Component, Rights
+
+COMPONENT = Component(
+    "health", config="health.config:Health", main="health.runner:main", rights=Rights(verdicts=True),
+    commands="health.commands:commands", status="health.facts:status", metrics="health.facts:metrics",
+    doctor="health.facts:doctor")

@@ -77,7 +77,7 @@ class Pages:
         """Why this host cannot serve; nothing when it can."""
         found = [] if self._snapshots.supervisor.get("ready") else ["not all workers are listening"]
         return found + [f"service {view['name']}: no server is up" for view in self._table.services()
-                        if not any(server["state"] == "up" for server in view["servers"])]
+                        if not any(server["state"] in ("up", "degraded", "suspected") for server in view["servers"])]
 
     async def _healthz(self, request: web.BaseRequest) -> web.StreamResponse:
         return reply(json_bytes({"status": "alive"}), "application/json")

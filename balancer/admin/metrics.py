@@ -43,6 +43,11 @@ def _reasons(view: View) -> Values:
     return {(reason,): count for reason, count in told.items()}
 
 
+def _up(view: View) -> Values:
+    well = all(found["verdict"] not in ("down", "spared") for found in view["health"].values())
+    return {(): well and view["state"] != "suspected"}
+
+
 COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
 
 SERVICE = (
@@ -81,8 +86,8 @@ SERVER = (
          "Queries the server has not answered yet."),
     Line("ns7_server_tcp_connections", GAUGE, (), lambda view: {(): view["tcp"]["open"]},
          "TCP connections to the server that are open, idle ones too."),
-    Line("ns7_server_up", GAUGE, (), lambda view: {(): view["state"] in ("up", "drained")},
-         "Whether the server counts as alive; a drained one does."),
+    Line("ns7_server_up", GAUGE, (), _up,
+         "Whether the server counts as alive over UDP and TCP; a drained one may."),
     Line("ns7_server_weight", GAUGE, (), lambda view: {(): view["weight"]},
          "The server's share of the queries; 0 is drained."),
 )

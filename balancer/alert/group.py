@@ -20,6 +20,7 @@ EVERY_WHAT = PROBLEM, RECOVERY, CHANGE, REMINDER, FLAPPING, CALM, TEST = (
 # What the state after an event says about its subject. A state in neither list is remarkable and neither good nor bad.
 BAD = frozenset({"dead", "degraded", "differs", "down", "exhausted", "expired", "failed", "fault", "hung", "lost",
                  "missing", "open", "refused", "restarting", "stale", "taken", "unreachable"})
+QUIET = frozenset({"behind", "suspected"})       # shown, and nobody is told: it may be nothing
 GOOD = frozenset({"applied", "closed", "current", "free", "fresh", "ok", "present", "ready", "running", "same", "up"})
 
 # A subject is fine or has an open alert. An event moves it so, and is told as:
@@ -162,6 +163,8 @@ class Book:
             self._hold(Event(time, kind, subject, before, after, reason))
             return
         alert = self._alerts.get(key) or Alert(kind, subject)
+        if after in QUIET:
+            return
         if alert.flapping:
             if after != alert.state:
                 alert.state, alert.reason, alert.last = after, reason, now

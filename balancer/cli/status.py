@@ -155,7 +155,30 @@ def table(state: dict[str, Any], change: Change | None = None) -> list[str]:
             lines += _reasons("dropped", counters["dropped"])
             lines += _reasons("closed", counters.get("closed", {}))
     lines += [f"changed: {one['service']}/{one['server']} {told(one)}" for one in state["live"]]
-    return lines
+    return lines + _health(state["services"])
+
+
+def _health(services: list[dict[str, Any]]) -> list[str]:
+    """What the probes found; nothing when nobody was probed."""
+    now = time.time()
+    rows = [f"{service['name'] + '/' + server['name']:24} {proto:5}{found['verdict']:8} {_moment(found['since'])} "
+            f"{_ago(found['probed'], now):>9} {_milliseconds(found['latency']):>10}  {found['reason']}".rstrip()
+            for service in services for server in service["servers"] for proto, found in server["health"].items()
+            if found["probed"]]
+    head = f"{'Health':37} {'Since':19} {'Probed':>9} {'Latency':>10}  Last reason"
+    return [head, *rows] if rows else []
+
+
+def _moment(at: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else f"{'-':19}"
+
+
+def _ago(at: float, now: float) -> str:
+    return f"{max(0.0, now - at):.1f} s ago"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.2f} ms"
 
 
 def _age(seconds: float) -> str:

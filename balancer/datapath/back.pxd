@@ -8,7 +8,7 @@ from balancer.datapath.query cimport Query, Slots
 from balancer.datapath.retry cimport Budget, Trust
 from balancer.datapath.syscalls cimport sockaddr_in6
 from balancer.schedule.base cimport Scheduler
-from balancer.table.layout cimport MAX_SERVERS, RowServer, RowService
+from balancer.table.layout cimport MAX_SERVERS, PROTOS, RowServer, RowService
 
 cdef enum:
     ANSWERS = 128                       # answers per round
@@ -38,6 +38,8 @@ cdef struct Server:
     Trust trust
     bint ordered_up                     # the operator says so: trusted, whatever is seen
     bint suspected_elsewhere            # another worker suspects it, and nobody has heard it since
+    int verdict[PROTOS]                 # Verdict of those who probe it
+    uint64_t returned_ns[PROTOS]        # when, by those verdicts, it last came back; 0: never
     uint64_t refused_ns                 # the newest refusal known of, by any worker
     int first                           # legs that wait for this server alone, in order of sending
     int last
@@ -78,7 +80,8 @@ cdef class Back:
     cdef int held_count
     cdef int present[MAX_SERVERS]       # slots that may be chosen as far as the configuration is concerned
     cdef int present_count
-    cdef int distrusted                 # how many of them are not trusted now
+    cdef int distrusted                 # how many of them are suspected or doubtful now
+    cdef bint nobody_up                 # by the verdicts none of them is up
     cdef bint stale                     # who is trusted has changed: the scheduler must be told
     cdef bint rescues_due               # some server's `rescue` is set
     cdef Returned returned              # since the last look
@@ -99,7 +102,9 @@ cdef class Back:
 
     cdef void handle(self) noexcept nogil
     cdef int _pick(self, Query *query, int exclude) noexcept nogil
+    cdef bint suspected(self, int slot) noexcept nogil
     cdef bint trusted(self, int slot) noexcept nogil
+    cdef bint trusted_tcp(self, int slot) noexcept nogil
     cdef bint _anyone(self) noexcept nogil
     cdef bint _others(self, Query *query) noexcept nogil
     cdef int _dispatch(self, int number, int slot, uint8_t *bytes) noexcept nogil

@@ -37,8 +37,8 @@ from balancer.datapath.wire cimport (
 from balancer.schedule.base cimport NO_SERVER, Scheduler
 from balancer.table.layout cimport (
     DROP_BACKLOG_FULL, DROP_NO_SERVER, DROP_PRIMARY_DOWN, DROP_TABLE_FULL, DROP_UNSENT, IGNORE_LATE,
-    IGNORE_NOT_RESPONSE, IGNORE_SHORT, IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER, RowServer,
-    add, check, load, store,
+    IGNORE_NOT_RESPONSE, IGNORE_SHORT, IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, PROTO_TCP, PROTO_UDP,
+    RCODE_OTHER, VERDICT_DOWN, VERDICT_UNKNOWN, VERDICT_UP, RowServer, add, check, load, store,
 )
 from balancer.table.table cimport latency_bounds_ns
 
@@ -81,6 +81,8 @@ cdef class Back:
         memset(&server.trust, 0, sizeof(Trust))
         server.refused_ns = 0
         server.suspected_elsewhere = server.rescue = server.ordered_up = False
+        server.verdict[<int>PROTO_UDP] = server.verdict[<int>PROTO_TCP] = VERDICT_UNKNOWN
+        server.returned_ns[<int>PROTO_UDP] = server.returned_ns[<int>PROTO_TCP] = 0
         for place in range(server.sockets):
             server.descriptor[place] = descriptors[place]
         # A socket that lost its route and was connected again without one has forgotten its peer: keep what is known.
@@ -315,14 +317,29 @@ cdef class Back:
         self.killer_count = 0
         return found
 
-    cdef bint trusted(self, int slot) noexcept nogil:
+    cdef bint suspected(self, int slot) noexcept nogil:
+        """Whether clients' queries speak against the server."""
         cdef Server *server = &self.servers[slot]
-        return server.ordered_up or not (
-            server.trust.suspected_since or server.trust.doubted_until or server.suspected_elsewhere)
+        return server.trust.suspected_since or server.trust.doubted_until or server.suspected_elsewhere
+
+    cdef bint trusted(self, int slot) noexcept nogil:
+        """Whether neither clients' queries nor its verdict speak against the server, over UDP; or the operator does."""
+        cdef Server *server = &self.servers[slot]
+        return server.ordered_up or (server.verdict[<int>PROTO_UDP] != VERDICT_DOWN and not self.suspected(slot))
+
+    cdef bint trusted_tcp(self, int slot) noexcept nogil:
+        """The same over TCP. Queries over UDP speak against it as long as nobody has told the two apart."""
+        cdef Server *server = &self.servers[slot]
+        if server.ordered_up or server.verdict[<int>PROTO_TCP] == VERDICT_DOWN:
+            return server.ordered_up
+        return not self.suspected(slot) or (
+            server.verdict[<int>PROTO_TCP] == VERDICT_UP and server.verdict[<int>PROTO_UDP] >= VERDICT_DOWN)
 
     cdef bint _anyone(self) noexcept nogil:
-        """Whether any server that may be chosen is trusted."""
+        """Whether any server that may be chosen is trusted. By verdicts alone all are tried while none is up."""
         cdef int index
+        if self.nobody_up and self.when_all_down != TRY_ALL:
+            return False
         for index in range(self.present_count):
             if self.trusted(self.present[index]):
                 return True

@@ -21,6 +21,7 @@ from balancer.datapath.admission cimport Admission
 from balancer.datapath.back cimport MAX_SOCKETS, Back, Server, WhenAllDown, socket_number
 from balancer.datapath.front cimport Front
 from balancer.datapath.query cimport Slots
+from balancer.datapath.relay cimport Relay
 from balancer.datapath.retry cimport MILLISECOND, RCODE_PERCENT, RCODES_PER_SECOND, RETRIES_PER_SECOND
 from balancer.datapath.tcp cimport TCP_EVENTS, Tcp
 from balancer.datapath.syscalls cimport (
@@ -28,8 +29,12 @@ from balancer.datapath.syscalls cimport (
     epoll_wait, exact_naps, monotonic_ns, nap,
 )
 from balancer.schedule.base cimport NO_SERVER
-from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, ConfigService, RowServer, load, store
+from balancer.table.layout cimport (
+    MAX_SERVERS, MAX_SERVICES, PROTO_TCP, PROTO_UDP, PROTOS, VERDICT_DOWN, VERDICT_UNKNOWN, VERDICT_UP, ConfigService,
+    HealthServer, RowServer, load, load_acquire, store,
+)
 from balancer.table.table cimport ConfigTable, Row
+from balancer.table.verdicts cimport Verdicts
 
 cdef enum:
     EVENTS = 256
@@ -55,10 +60,13 @@ cdef class DataPath:
     """open, receive, handle, send, sweep, close for all services of one worker.
 
     config: read-only descriptor of the configuration; row, slots: this worker's own memory; others: read-only
-    descriptors of the other workers' rows. The memory stays mapped, the descriptors may be closed.
+    descriptors of the other workers' rows; verdicts: read-only descriptor of the verdicts, None: there are none. The
+    memory stays mapped, the descriptors may be closed.
     """
 
     cdef ConfigTable config
+    cdef Verdicts verdicts
+    cdef uint64_t heeded                # generation of the verdicts that is obeyed; 0: none count
     cdef Row row
     cdef Slots slots
     cdef Front front
@@ -73,9 +81,10 @@ cdef class DataPath:
     cdef list closed                    # pairs closed since the last `take_closed`
     cdef epoll_event events[EVENTS]
 
-    def __cinit__(self, int config, int row, int slots, others=()):
+    def __cinit__(self, int config, int row, int slots, others=(), verdicts=None):
         self.epoll = -1
         self.config = ConfigTable(config)
+        self.verdicts = None if verdicts is None else Verdicts(verdicts)
         self.row = Row(row, True)
         self.slots = Slots(slots, True, MAX_SERVICES)
         self.watch_others(others)
@@ -172,6 +181,7 @@ cdef class DataPath:
         for back in self.active:
             back.adopt()
         self.tcp.adopt()
+        self._heed(monotonic_ns())
         self.refresh()
         if count:
             for _ in range(ADOPTED_ROUNDS):
@@ -199,16 +209,13 @@ cdef class DataPath:
             if back.scheduler_name != self.config.scheduler(back.service):
                 back.take_scheduler(create(self.config.scheduler(back.service)))
             entries = self.config.servers(back.service)
-            slow = self.config.slow_start_ns(back.service) if back.scheduler.ramps else 0
-            if any(now - self._since(back, entry) < slow for entry in entries if self._since(back, entry)):
-                self.ramped_ns = now
             for entry in entries:
                 back.servers[<int>entry.slot].ordered_up = entry.ordered == "up"
             usable = [entry for entry in entries if entry.takes_queries and back.is_open(entry.slot)]
+            self._read_verdicts(back, usable)
             trusted = self._trusted(back, usable)
-            back.scheduler.rebuild([
-                (entry.slot, _ramped(entry, self._since(back, entry), now, slow) if back.scheduler.ramps
-                 else entry.weight) for entry in trusted])
+            back.scheduler.rebuild(self._weighted(back, trusted, <int>PROTO_UDP, now))
+            self._choose_tcp(back, usable, trusted, now)
             back.timeout_ns = self.config.udp_timeout_ns(back.service)
             self._set_retry(back)
             primary = self.config.primary(back.service)
@@ -221,8 +228,58 @@ cdef class DataPath:
         self._close_removed()
         store(&self.row.header.generation_seen, generation)
 
+    cdef int _read_verdicts(self, Back back, list usable) except -1:
+        """What those who probe the servers say of them."""
+        cdef Server *server
+        cdef HealthServer *said
+        cdef int proto
+        back.nobody_up = len(usable) > 0
+        for entry in usable:
+            server = &back.servers[<int>entry.slot]
+            for proto in range(<int>PROTOS):
+                server.verdict[proto] = VERDICT_UNKNOWN
+                if self.heeded:
+                    server.verdict[proto] = self.verdicts.verdict(back.service, entry.slot, entry.identity, proto)
+                if server.verdict[proto] == VERDICT_UP:
+                    said = self.verdicts._entry(back.service, entry.slot)
+                    server.returned_ns[proto] = load(&said.of[proto].returned_ns)
+            if server.ordered_up or server.verdict[<int>PROTO_UDP] < VERDICT_DOWN:
+                back.nobody_up = False
+        return 0
+
+    cdef list _weighted(self, Back back, list chosen, int proto, uint64_t now):
+        """Pairs (slot, weight) as a scheduler wants them; who came back is still growing into its weight."""
+        if not back.scheduler.ramps:
+            return [(entry.slot, entry.weight) for entry in chosen]
+        slow = self.config.slow_start_ns(back.service)
+        if any(now - self._since(back, entry, proto) < slow for entry in chosen if self._since(back, entry, proto)):
+            self.ramped_ns = now
+        return [(entry.slot, _ramped(entry, self._since(back, entry, proto), now, slow)) for entry in chosen]
+
+    cdef int _choose_tcp(self, Back back, list usable, list trusted, uint64_t now) except -1:
+        """TCP goes where UDP goes, unless the verdicts tell them apart."""
+        cdef Relay relay = <Relay>self.tcp.relays[back.service]
+        chosen = self._enough(back, [entry for entry in usable if back.trusted_tcp(entry.slot)],
+                              usable, <int>PROTO_TCP)
+        if chosen == trusted:
+            relay.share()
+            return 0
+        if not relay.apart or relay.scheduler.name != back.scheduler.name:
+            relay.part(create(back.scheduler.name))
+        relay.scheduler.rebuild(self._weighted(back, chosen, <int>PROTO_TCP, now))
+        return 0
+
+    cdef list _enough(self, Back back, list trusted, list usable, int proto):
+        """The trusted ones; where they are too few those too that are only suspected; where nobody is, all."""
+        least = load(&self.config.entry[back.service].min_alive)
+        if len(trusted) >= least:
+            return trusted
+        allowed = [entry for entry in usable if entry.ordered == "up"
+                   or back.servers[<int>entry.slot].verdict[proto] != VERDICT_DOWN]
+        return allowed if trusted and len(allowed) >= least else usable
+
     cdef list _trusted(self, Back back, list usable):
-        """Those of the usable servers that may be chosen; all of them when too few are trusted."""
+        """Those of the usable servers that may be chosen over UDP."""
         back.used = back.present_count = 0
         for slot in range(MAX_SERVERS):
             if back.is_open(slot):
@@ -230,14 +287,14 @@ cdef class DataPath:
         for entry in usable:
             back.present[back.present_count] = entry.slot
             back.present_count += 1
-        trusted = [entry for entry in usable if back.trusted(entry.slot)]
-        back.distrusted = len(usable) - len(trusted)
+        back.distrusted = sum([back.suspected(entry.slot) for entry in usable])
         back.stale = False
-        return trusted if len(trusted) >= <int>load(&self.config.entry[back.service].min_alive) else usable
+        return self._enough(back, [entry for entry in usable if back.trusted(entry.slot)], usable, <int>PROTO_UDP)
 
-    cdef object _since(self, Back back, entry):
+    cdef object _since(self, Back back, entry, int proto):
         """When a server came, or came back; 0: it was there from the start."""
-        return max(entry.since_ns, back.servers[<int>entry.slot].trust.lifted)
+        cdef Server *server = &back.servers[<int>entry.slot]
+        return max(entry.since_ns, server.trust.lifted, server.returned_ns[proto])
 
     cdef int _set_retry(self, Back back) except -1:
         cdef ConfigService *entry = &self.config.entry[back.service]
@@ -281,6 +338,18 @@ cdef class DataPath:
                 if suspected != server.suspected_elsewhere:
                     server.suspected_elsewhere = suspected
                     back.stale = True
+        return 0
+
+    cdef int _heed(self, uint64_t now) except -1:
+        """See whether those who probe the servers have said something new, or nothing for too long."""
+        cdef Back back
+        cdef uint64_t generation = 0
+        if self.verdicts is not None and self.verdicts.fresh(now):
+            generation = load_acquire(&self.verdicts.header.generation)
+        if generation != self.heeded:
+            self.heeded = generation
+            for back in self.active:
+                back.stale = True
         return 0
 
     cdef int _obey(self) except -1:
@@ -413,6 +482,7 @@ cdef class DataPath:
         cdef bint pending = self.slots.in_use > 0
         for back in self.active:
             back.now = now
+        self._heed(now)
         if self.others:
             self._learn()
         for back in self.active:

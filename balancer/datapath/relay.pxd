@@ -7,6 +7,7 @@ from balancer.datapath.back cimport Back
 from balancer.datapath.counts cimport Counts
 from balancer.datapath.pool cimport Link, Pool
 from balancer.datapath.stream cimport Stream, Streams
+from balancer.schedule.base cimport Scheduler
 from balancer.table.layout cimport RowServer, TcpRowServer, TcpRowService
 
 cdef enum:
@@ -86,7 +87,9 @@ cdef class Relay:
     cdef readonly int service
     cdef Streams streams
     cdef Pool pool
-    cdef Back back                      # scheduler and rows, shared with UDP
+    cdef Back back                      # rows, and as a rule the scheduler, shared with UDP
+    cdef Scheduler scheduler            # UDP's, or one of our own while other servers may be chosen than over UDP
+    cdef bint apart                     # one of our own
     cdef Admission admission
     cdef Counts counts
     cdef Limits limits
@@ -105,6 +108,7 @@ cdef class Relay:
     cdef int doubted                    # queries that have an answer which waits for a better one
     cdef bint room                      # a connection toward a server came free
 
+    cdef void observe(self) noexcept nogil
     cdef bint accept(self, int listener) noexcept nogil
     cdef void _welcome(self, int descriptor, const uint8_t *name, int size) noexcept nogil
     cdef void on_client(self, Client *client, uint32_t events) noexcept nogil

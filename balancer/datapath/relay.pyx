@@ -40,7 +40,7 @@ from balancer.datapath.wire cimport (
     OPCODE_UPDATE, RCODE_WIRE_REFUSED, answers_question, is_response, opcode_of, question_end, rcode_of, read16,
     write16,
 )
-from balancer.schedule.base cimport NO_SERVER
+from balancer.schedule.base cimport NO_SERVER, Scheduler
 from balancer.table.layout cimport (
     IGNORE_NOT_RESPONSE, IGNORE_SHORT, IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER,
     TCP_CLOSE_CLIENT, TCP_CLOSE_EVICTED, TCP_CLOSE_FULL, TCP_CLOSE_IDLE, TCP_CLOSE_LIFETIME, TCP_CLOSE_MESSAGE_READS,
@@ -116,6 +116,7 @@ cdef class Relay:
         self.service = service
         self.streams = streams
         self.back = back
+        self.scheduler = back.scheduler
         self.pool = Pool(streams)
         self.counts = Counts()
         self.admission = Admission((), (), (), ())
@@ -131,6 +132,27 @@ cdef class Relay:
         self.limits.reads = reads
         self.limits.connections = connections
         self.limits.per_client = per_client
+
+    def share(self):
+        """Choose as UDP does, with its scheduler."""
+        self.scheduler = self.back.scheduler
+        self.apart = False
+
+    def part(self, Scheduler scheduler):
+        """Choose by this scheduler, among other servers than UDP does; `rebuild` it then."""
+        cdef int slot
+        self.scheduler = scheduler
+        self.apart = True
+        for slot in range(MAX_SERVERS):
+            scheduler.own[slot] = load(&self.rows[slot].in_flight)
+        self.observe()
+
+    cdef void observe(self) noexcept nogil:
+        """What else is in flight counts as load of a scheduler of our own: UDP's, and the other workers'."""
+        cdef int slot
+        for slot in range(self.back.used):
+            self.scheduler.observe(slot, self.back.scheduler.others[slot] + load(&self.back.rows[slot].in_flight)
+                                   - load(&self.rows[slot].in_flight))
 
     def adopt(self):
         """What a predecessor held is lost with it, and told in the counters."""
@@ -344,7 +366,7 @@ cdef class Relay:
             self._give_up(exchange, TIMED_OUT if exchange.timed_out else <int>TCP_DROP_UNSENT)
             return
         if exchange.for_primary:
-            if (self.primary != NO_SERVER and self.back.scheduler.place[self.primary] != NO_SERVER
+            if (self.primary != NO_SERVER and self.scheduler.place[self.primary] != NO_SERVER
                     and not _tried(exchange, self.primary)):
                 only = self.primary
             elif self.primary != NO_SERVER and only_primary(exchange.bytes + PREFIX_BYTES):
@@ -372,7 +394,7 @@ cdef class Relay:
             # A query that met a dying connection takes one that has shown to be alive, or is new. A server that may
             # not be chosen any more (drained, removed, suspected) gets no query of a client that never pauses either.
             if (not link.poisoned and not _tried(exchange, link.slot)
-                    and self.back.scheduler.place[link.slot] != NO_SERVER and (only == NO_SERVER or link.slot == only)
+                    and self.scheduler.place[link.slot] != NO_SERVER and (only == NO_SERVER or link.slot == only)
                     and not (exchange.stale and link.reused and link.answered_ns == 0)):
                 return link
             link = link.next
@@ -387,11 +409,11 @@ cdef class Relay:
         cdef Link *link
         reason[0] = TCP_DROP_UNSENT if exchange.tries else <int>TCP_DROP_NO_SERVER
         for turn in range(2):
-            slot = only if only != NO_SERVER else self.back.scheduler.pick(client.key, exclude)
+            slot = only if only != NO_SERVER else self.scheduler.pick(client.key, exclude)
             if slot == NO_SERVER:
                 break
             if only == NO_SERVER and turn == 0 and exchange.tries == 0 and self.pool.avoided(slot):
-                other = self.back.scheduler.pick(client.key, slot)
+                other = self.scheduler.pick(client.key, slot)
                 if other != NO_SERVER and not self.pool.avoided(other):
                     slot = other
             link = self.pool.take(slot, fresh)
@@ -434,6 +456,8 @@ cdef class Relay:
             link.transfers += 1
             add(&self.row.transfers, 1)
         self.back.scheduler.claim(link.slot)
+        if self.apart:
+            self.scheduler.claim(link.slot)
         store(&self.back.rows[link.slot].in_flight, load(&self.back.rows[link.slot].in_flight) + 1)
         store(&row.in_flight, load(&row.in_flight) + 1)
         add(&row.queries, 1)
@@ -448,6 +472,8 @@ cdef class Relay:
         exchange.link = NULL
         link.outstanding -= 1
         self.back.scheduler.release(link.slot)
+        if self.apart:
+            self.scheduler.release(link.slot)
         check(load(&row.in_flight) > 0 and load(&self.back.rows[link.slot].in_flight) > 0)
         store(&self.back.rows[link.slot].in_flight, load(&self.back.rows[link.slot].in_flight) - 1)
         store(&row.in_flight, load(&row.in_flight) - 1)
@@ -770,8 +796,8 @@ cdef class Relay:
             while exchange != NULL:
                 following = exchange.newer if exchange != last else NULL
                 free_link = False
-                for index in range(self.back.scheduler.count):
-                    if not self.pool.full(self.back.scheduler.slot[index]):
+                for index in range(self.scheduler.count):
+                    if not self.pool.full(self.scheduler.slot[index]):
                         free_link = True
                         break
                 if not free_link:

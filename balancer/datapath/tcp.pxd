@@ -15,5 +15,6 @@ cdef class Tcp:
     cdef epoll_event events[TCP_EVENTS]
 
     cdef int _settle(self) except -1
+    cdef int _observe(self) except -1
     cdef int handle(self) except -1
     cdef int _serve(self, int count) except -1

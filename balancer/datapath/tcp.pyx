@@ -96,10 +96,19 @@ cdef class Tcp:
         """Handle what has arrived, a bounded piece of it; the number of events, TCP_EVENTS when there may be more."""
         cdef int count = epoll_wait(self.streams.epoll, self.events, TCP_EVENTS, 0)
         if count > 0:
+            self._observe()
             self.streams.now = monotonic_ns()
             self._serve(count)
             self._settle()
         return count if count > 0 else 0
+
+    cdef int _observe(self) except -1:
+        """Who chooses apart from UDP must be told what UDP has in flight."""
+        cdef Relay relay
+        for relay in self.active:
+            if relay.apart:
+                relay.observe()
+        return 0
 
     cdef int _serve(self, int count) except -1:
         cdef int index

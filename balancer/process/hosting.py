@@ -44,6 +44,7 @@ from balancer.process.messages import (
     Stop,
 )
 from balancer.table.table import ConfigTable, Row
+from balancer.table.verdicts import Verdicts
 from balancer.table.view import TableView
 
 HANDLERS_AT_ONCE = 64           # requests answered at the same time; more are refused
@@ -273,9 +274,11 @@ async def serve(kind: Kind, channel: int) -> int:
         start, descriptors = await line.started
     except asyncio.CancelledError:
         return 0
-    config_fd, *rest = descriptors
-    view = TableView(ConfigTable(config_fd), attach_rows(rest[:start.rows]))
+    config_fd, verdicts_fd, *rest = descriptors
+    verdicts = Verdicts(verdicts_fd, kind.rights.verdicts)
+    view = TableView(ConfigTable(config_fd), attach_rows(rest[:start.rows]), verdicts)
     os.close(config_fd)
+    os.close(verdicts_fd)
     line.attach(view)
     name = kind.title.removeprefix("ns7 ")
     try:
@@ -284,7 +287,7 @@ async def serve(kind: Kind, channel: int) -> int:
             channel=line, snapshot=start.snapshot,
             sockets={name: socket.socket(fileno=fd) for name, fd in zip(start.sockets, rest[start.rows:], strict=True)},
             clock=time.monotonic, log=lambda text: print(f"ns7 {name}: {text}", file=sys.stderr, flush=True),
-            state=start.state)
+            state=start.state, verdicts=verdicts if kind.rights.verdicts else None)
         running = asyncio.ensure_future(main(host))
         await asyncio.sleep(0)                              # its handlers are in place when others may ask
         if not running.done():

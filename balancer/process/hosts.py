@@ -201,8 +201,10 @@ class Hosts:
     def _fill(self, name: str, child: Child) -> None:
         hosted, config = self._hosted[name], self._state.config
         views = self._state.view_descriptors()
+        writes = find(name).rights.verdicts
+        verdicts = self._state.verdicts_fd if writes else self._state.verdicts_view_fd
         child.send(Start(config.node, self._state_dir, _section(config, name), _services(config),
-                         hosted.snapshot, len(views), []), [self._state.config_view_fd, *views])
+                         hosted.snapshot, len(views), []), [self._state.config_view_fd, verdicts, *views])
         if name == "admin":
             child.send(Snapshot("", self._facts))
             for other, one in self._hosted.items():

@@ -19,7 +19,7 @@ MOST_DESCRIPTORS = 253          # SCM_MAX_FD
 # supervisor → worker
 
 class Attach(NamedTuple):
-    """Descriptors: config (read-only), own row, own slots, then the rows of the other workers (read-only)."""
+    """Descriptors: config, verdicts (read-only), own row, own slots, then the rows of other workers (read-only)."""
 
     others: int
 
@@ -102,7 +102,8 @@ class Listening(NamedTuple):
 class Start(NamedTuple):
     """Be the process you were started for. services: as `component.Service`s. snapshot: a predecessor's last.
 
-    Descriptors: config (read-only), the rows of all workers (read-only), then the sockets named in `sockets`.
+    Descriptors: config (read-only), the verdicts (for their writer not), the rows of all workers (read-only), then the
+    sockets named in `sockets`.
     """
 
     node: str

@@ -35,6 +35,7 @@ from balancer.table.table import (
     read_only,
     row_size,
 )
+from balancer.table.verdicts import Verdicts, verdicts_size
 from balancer.table.view import TableView, difference
 
 if TYPE_CHECKING:
@@ -125,6 +126,9 @@ class State:
         self.attached = self._attach(inheritance.config)
         self.table = ConfigTable(self.config_fd, True, not self.attached)
         self.config_view_fd = read_only(self.config_fd)
+        self.verdicts_fd = allocate("ns7-verdicts", verdicts_size())
+        self.verdicts = Verdicts(self.verdicts_fd, True, True)
+        self.verdicts_view_fd = read_only(self.verdicts_fd)
         # Counters of workers that are gone for good, so that totals never fall.
         self.past_fd = allocate("ns7-past", row_size())
         self.past = Row(self.past_fd, True, True)
@@ -175,8 +179,8 @@ class State:
 
     def view(self) -> TableView:
         """The table and all rows, those of the past first."""
-        return TableView(self.table, [self.past, *self.inherited,
-                                      *(worker.row for crew in self.crews() for worker in crew.workers)])
+        rows = [self.past, *self.inherited, *(worker.row for crew in self.crews() for worker in crew.workers)]
+        return TableView(self.table, rows, self.verdicts)
 
     def view_descriptors(self) -> list[int]:
         """Read-only descriptors in the order of `view`."""
@@ -279,7 +283,8 @@ class State:
         """Everything a new process of this worker needs, in order."""
         self._drop_closed(worker)
         others = [other.row_view_fd for other in crew.workers if other is not worker]
-        send(Attach(len(others)), [self.config_view_fd, worker.row_fd, worker.slots_fd, *others])
+        send(Attach(len(others)), [self.config_view_fd, self.verdicts_view_fd, worker.row_fd, worker.slots_fd,
+                                    *others])
         for message in (*self.admissions(crew), *self.tcp(crew)):
             send(message, [])
         for number, proto, listener in worker.listeners:

@@ -25,7 +25,8 @@ from balancer.table.view import state_of
 
 if TYPE_CHECKING:
     from balancer.config import Config
-    from balancer.table.table import ConfigTable, ServerEntry
+    from balancer.table.table import ServerEntry
+    from balancer.table.view import TableView
 
 FILE = "live.json"
 LARGEST = 4 << 20
@@ -123,14 +124,14 @@ class Steering:
         self._events, self._log = events, log
         self._store = Store(file.process.state_dir, log)
         self._now = overlay(file, self._store.load())
-        self._table: ConfigTable
+        self._view: TableView
         self._apply: Callable[[Config], Awaitable[Any]]
         for key, reason in self._now.idle.items():
             log(f"a live change does not count: {self._now.live.changes[key].told()} of {key[0]}/{key[1]}: {reason}")
 
-    def attach(self, table: ConfigTable, apply: Callable[[Config], Awaitable[Any]]) -> None:
+    def attach(self, view: TableView, apply: Callable[[Config], Awaitable[Any]]) -> None:
         """Where the changes go. The table exists only after the configuration, which this object makes."""
-        self._table, self._apply = table, apply
+        self._view, self._apply = view, apply
         if self._store.warning:
             self._events.tell("config", "live changes", "", "reset", self._store.warning)
 
@@ -331,8 +332,12 @@ class Steering:
                                "--force does it nevertheless")
 
     def _entries(self, service: str) -> list[ServerEntry]:
-        number = next((one for one in self._table.services if self._table.service_name(one) == service), None)
-        return [] if number is None else [entry for entry in self._table.servers(number) if entry.state == "present"]
+        table, number = self._view.config, self._number(service)
+        return [] if number is None else [entry for entry in table.servers(number) if entry.state == "present"]
+
+    def _number(self, service: str) -> int | None:
+        table = self._view.config
+        return next((one for one in table.services if table.service_name(one) == service), None)
 
     async def _obey(self, changes: Live, words: Mapping[tuple[str, str], str]) -> tuple[list[str], str]:
         """Apply, keep and tell; words: by whom each server was changed. The lines, and a warning if there is one."""
@@ -357,9 +362,10 @@ class Steering:
 
     def _seen(self, pair: tuple[str, str]) -> Seen:
         entry = next((entry for entry in self._entries(pair[0]) if entry.name == pair[1]), None)
-        if entry is None:
+        number = self._number(pair[0])
+        if entry is None or number is None:
             return Seen("removed", "", 0, "auto")
-        return Seen(state_of(entry), entry.address, entry.weight, entry.ordered)
+        return Seen(state_of(entry, self._view.verdicts_on(number, entry)), entry.address, entry.weight, entry.ordered)
 
 
 class Seen(NamedTuple):

@@ -96,7 +96,7 @@ class Supervisor:
         self._stored = False
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._ready = False
-        self._steering.attach(self._state.table, self._obey)
+        self._steering.attach(self._state.view(), self._obey)
         self._healthy_at = self._loop.time()
 
     @staticmethod

@@ -57,8 +57,8 @@ class Worker:
     def _on_message(self, message: Message, descriptors: list[int]) -> None:
         match message:
             case Attach():
-                config, row, slots, *others = descriptors
-                self._path = DataPath(config, row, slots, others)
+                config, verdicts, row, slots, *others = descriptors
+                self._path = DataPath(config, row, slots, others, verdicts)
                 for descriptor in descriptors:
                     os.close(descriptor)
             case Admit():

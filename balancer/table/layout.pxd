@@ -7,6 +7,7 @@ are no locks. Counters never decrease; a gauge says so. The comment of a field g
 struct gives its writer and who resets it.
 
     config  memfd of the supervisor    ConfigHeader  ConfigService × 64
+    health  memfd of the one who judges HealthHeader  HealthServer × 64 × 256             (verdicts.pyx)
     row     memfd of one worker        RowHeader     RowService × 64   RowServer × 64 × 256
                                        then the same for TCP: TcpRowService, TcpRowServer
     slots   memfd of one worker        SlotsHeader   Query × capacity  long queries  inbox   (datapath/query.pxd)
@@ -42,6 +43,7 @@ cdef enum:
     MAX_SERVICES = 64           # service slots
     MAX_SERVERS = 256           # server slots per service
     NAME_BYTES = 64             # a name is at most 63 bytes of ASCII, padded with zeros
+    REASON_BYTES = 160          # one line of ASCII, padded with zeros
 
 cdef enum:                      # ConfigService.state
     SERVICE_FREE = 0
@@ -52,6 +54,17 @@ cdef enum:                      # ConfigServer.state
     SERVER_FREE = 0             # never used, or reused when nobody has it in flight any more
     SERVER_PRESENT = 1          # may be chosen if its weight is above 0
     SERVER_REMOVED = 2          # takes nothing new; what is in flight is still answered
+
+cdef enum:                      # HealthVerdict.verdict
+    VERDICT_UNKNOWN = 0         # counts as up
+    VERDICT_UP = 1
+    VERDICT_DOWN = 2            # takes nothing new
+    VERDICT_SPARED = 3          # down, but one of the least bad where too few are up: may be chosen
+
+cdef enum:                      # HealthServer.of
+    PROTO_UDP = 0
+    PROTO_TCP = 1
+    PROTOS = 2
 
 cdef enum Ordered:              # ConfigServer.ordered: the operator's word, which stands above every judgement
     ORDERED_AUTO = 0            # none: weight, verdict and suspicion decide
@@ -138,6 +151,7 @@ cdef struct ConfigHeader:       # writer: supervisor
     uint64_t size               # bytes of the whole mapping
     uint64_t services           # number of ConfigService that follow: MAX_SERVICES
     uint64_t generation         # raised after each change; release/acquire
+    uint64_t identities         # servers ever added
 
 cdef struct ConfigServer:       # writer: supervisor; a used slot keeps name and address until it is free again
     uint64_t state              # SERVER_*
@@ -145,6 +159,7 @@ cdef struct ConfigServer:       # writer: supervisor; a used slot keeps name and
     uint64_t ordered            # ORDERED_*
     uint64_t since_ns           # CLOCK_MONOTONIC when it was added or undrained; 0: it was there from the start
     uint64_t removed_at         # generation in which the server was removed
+    uint64_t identity           # the how-manieth server ever added: no two have the same, also in one slot
     uint8_t name[NAME_BYTES]
     uint8_t address[NAME_BYTES]  # "192.0.2.1:53", "[2001:db8::1]:53"
 
@@ -164,6 +179,28 @@ cdef struct ConfigService:      # writer: supervisor
     uint8_t name[NAME_BYTES]
     uint8_t scheduler[NAME_BYTES]
     ConfigServer servers[MAX_SERVERS]
+
+cdef struct HealthHeader:       # writer: the process with the right `verdicts`; kept by its successor
+    uint64_t magic
+    uint64_t version
+    uint64_t size
+    uint64_t services
+    uint64_t heartbeat_ns       # CLOCK_MONOTONIC, gauge; old: every verdict counts as unknown
+    uint64_t generation         # raised after each change of a verdict; release/acquire
+    uint64_t padding[2]
+
+cdef struct HealthVerdict:      # writer: the same
+    uint64_t verdict            # Verdict
+    uint64_t since_ns           # CLOCK_MONOTONIC when up became down or down up; 0: not known yet
+    uint64_t returned_ns        # CLOCK_MONOTONIC when it last came back; 0: never
+    uint64_t probed_ns          # CLOCK_MONOTONIC of the newest probe's end
+    uint64_t latency_ns         # of the newest probe that was answered
+    uint8_t reason[REASON_BYTES]  # why it is, or was last, down
+
+cdef struct HealthServer:       # writer: the same
+    uint64_t identity           # ConfigServer.identity of whom it speaks
+    uint64_t changes            # odd while a reason is written
+    HealthVerdict of[PROTOS]
 
 cdef struct RowHeader:          # writer: the worker; kept by its successor
     uint64_t magic

@@ -68,6 +68,7 @@ class ServerEntry(NamedTuple):
     weight: int
     state: str              # "present", "removed"
     since_ns: int           # CLOCK_MONOTONIC when it was added or undrained; 0: at the start
+    identity: int           # no two servers have the same, also in one slot
     ordered: str = "auto"   # the operator's word: one of ORDERED_STATES
 
     @property
@@ -232,6 +233,8 @@ cdef class ConfigTable(Region):
         store(&server.weight, weight)
         store(&server.ordered, ORDERED_STATES.index(ordered))
         store(&server.since_ns, since_ns)
+        store(&self.header.identities, self.header.identities + 1)
+        store(&server.identity, self.header.identities)
         store(&self.entry[service].used, max(self.entry[service].used, <uint64_t>(slot + 1)))
         store(&server.state, SERVER_PRESENT)
 
@@ -285,6 +288,11 @@ cdef class ConfigTable(Region):
         self._server(service, 0)
         return load(&self.entry[service].slow_start_ns)
 
+    def min_alive(self, int service):
+        """With fewer servers that may be chosen, others are kept."""
+        self._server(service, 0)
+        return load(&self.entry[service].min_alive)
+
     def free_slots(self, int service):
         """Numbers of the slots that may be filled, lowest first."""
         return [slot for slot in range(MAX_SERVERS) if self._server(service, slot).state == SERVER_FREE]
@@ -304,7 +312,7 @@ cdef class ConfigTable(Region):
         return ServerEntry(
             slot, _read_name(server.name), _read_name(server.address), load(&server.weight),
             "present" if load(&server.state) == SERVER_PRESENT else "removed", load(&server.since_ns),
-            ORDERED_STATES[load(&server.ordered)])
+            load(&server.identity), ORDERED_STATES[load(&server.ordered)])
 
 
 cdef class Row(Region):
@@ -440,6 +448,17 @@ cdef class Row(Region):
     @property
     def moves(self):
         return load_acquire(&self.header.moves)
+
+    def suspects(self, int service, int used, uint64_t now_ns):
+        """Whom of the slots 0..used-1 this worker suspects: (slot, since when, newest refusal), CLOCK_MONOTONIC ns."""
+        cdef RowServer *rows = &self.server_rows[self._checked(service) * MAX_SERVERS]
+        cdef int slot
+        return [(slot, load(&rows[slot].suspect_since_ns), load(&rows[slot].refused_ns))
+                for slot in range(min(used, <int>MAX_SERVERS)) if load(&rows[slot].suspect_until_ns) > now_ns]
+
+    def seen_well_ns(self, int service, int slot):
+        """When this worker last had a valid answer over UDP (CLOCK_MONOTONIC); 0: never."""
+        return load(&self.server_rows[self._checked(service) * MAX_SERVERS + slot].seen_well_ns)
 
     def open_sockets(self, int service, int slot):
         """How many sockets the worker has toward a server, TCP connections too; 0: it does not touch the slot."""

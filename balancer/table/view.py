@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from balancer.table.table import LATENCY_BOUNDS, ConfigTable, Row, ServerEntry
+from balancer.table.verdicts import DOWN, PROTOCOLS, SPARED, Found, Verdicts
 
-Found = TypeVar("Found")
+REFUSED_LATELY_NS = 1_000_000_000        # before a suspicion began: it is why
+NOTHING_KNOWN = (Found(), Found())
+
+T = TypeVar("T")
 
 
 def _sum(parts: Sequence[Any]) -> Any:
@@ -29,23 +34,58 @@ def _latency(server: dict[str, Any]) -> dict[str, Any]:
     return {"count": total, "sum": server.pop("latency_sum_ns") / 1e9, "buckets": cumulated}
 
 
-def state_of(entry: ServerEntry) -> str:
-    """A server's state in one word: "up", "drained", "down", or "removed" while what it has in flight goes on."""
-    if entry.state == "removed":
-        return "removed"
-    return "down" if entry.ordered == "down" else "up" if entry.takes_queries else "drained"
+def suspects(config: ConfigTable, rows: Sequence[Row], service: int, now_ns: int) -> dict[int, int]:
+    """Whom a worker suspects that nobody has heard since: slot → the newest refusal, 0 when it was silent."""
+    used = max((entry.slot + 1 for entry in config.servers(service)), default=0)
+    found: dict[int, int] = {}
+    for row in rows:
+        for slot, since_ns, refused_ns in row.suspects(service, used, now_ns):
+            if since_ns > max(other.seen_well_ns(service, slot) for other in rows):
+                found[slot] = max(found.get(slot, 0), refused_ns if since_ns - refused_ns < REFUSED_LATELY_NS else 0)
+    return found
 
 
-def services(config: ConfigTable, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def state_of(entry: ServerEntry, verdicts: Sequence[Found], suspected: bool = False) -> str:
+    """One word for a server: "removed" while what it has in flight goes on, "drained", "up" or "down" by order, else
+    its `serving_state`."""
+    if entry.state == "removed" or entry.ordered == "down":
+        return "removed" if entry.state == "removed" else "down"
+    if not entry.takes_queries:
+        return "drained"
+    return "up" if entry.ordered == "up" else serving_state(verdicts, suspected)
+
+
+def serving_state(verdicts: Sequence[Found], suspected: bool) -> str:
+    """Whether a server serves: "up", "suspected" (by its clients' queries), "degraded" (down over one of the
+    protocols), "down" (over all)."""
+    down = [found.verdict in (DOWN, SPARED) for found in verdicts]
+    return "down" if all(down) else "degraded" if any(down) else "suspected" if suspected else "up"
+
+
+def _health(found: Found, now_ns: int) -> dict[str, Any]:
+    """A verdict for people: times in seconds since 1970, None for never; latency in seconds."""
+    def moment(at_ns: int) -> float | None:
+        return time.time() - (now_ns - at_ns) / 1e9 if at_ns else None
+
+    return {"verdict": found.verdict, "since": moment(found.since_ns), "reason": found.reason,
+            "probed": moment(found.probed_ns), "latency": found.latency_ns / 1e9 if found.latency_ns else None}
+
+
+def services(config: ConfigTable, rows: Sequence[Row], verdicts: Verdicts | None = None) -> list[dict[str, Any]]:
     """Every service with its servers: counters summed over workers; latency in seconds, buckets cumulated."""
     views = []
+    now_ns = time.monotonic_ns()
     for service in config.services:
         servers = []
+        suspected = suspects(config, rows, service, now_ns)
         for entry in config.servers(service):
             counters = _sum([row.server(service, entry.slot) for row in rows])
             counters["tcp"]["latency"] = _latency(counters["tcp"])
+            known = verdicts.read(service, entry.slot, entry.identity, now_ns) if verdicts else NOTHING_KNOWN
             servers.append({"name": entry.name, "address": entry.address, "weight": entry.weight,
-                            "state": state_of(entry), "ordered": entry.ordered,
+                            "state": state_of(entry, known, entry.slot in suspected), "ordered": entry.ordered,
+                            "health": {proto: _health(found, now_ns)
+                                       for proto, found in zip(PROTOCOLS, known, strict=True)},
                             "latency": _latency(counters), **counters})
         views.append({"name": config.service_name(service), "scheduler": config.scheduler(service),
                       **_sum([row.service(service) for row in rows]), "servers": servers})
@@ -70,21 +110,28 @@ def difference(after: Any, before: Any) -> Any:
 
 
 class TableView:
-    """The whole table, read-only: the configuration, the rows of past workers, and the rows of all workers."""
+    """The whole table, read-only: the configuration, the verdicts, the row of past workers, the rows of all workers."""
 
-    def __init__(self, config: ConfigTable, rows: Sequence[Row]) -> None:
+    def __init__(self, config: ConfigTable, rows: Sequence[Row], verdicts: Verdicts | None = None) -> None:
         self.config = config
+        self.verdicts = verdicts
         self.rows = list(rows)
+
+    def verdicts_on(self, service: int, entry: ServerEntry) -> Sequence[Found]:
+        """What is found of a server, by protocol."""
+        if self.verdicts is None:
+            return NOTHING_KNOWN
+        return self.verdicts.read(service, entry.slot, entry.identity, time.monotonic_ns())
 
     def services(self) -> list[dict[str, Any]]:
         """`services` of the table as it is now; never while counters move from one row to another."""
-        return self._still(lambda: services(self.config, self.rows))
+        return self._still(lambda: services(self.config, self.rows, self.verdicts))
 
     def counters(self) -> list[dict[str, Any]]:
         """Each service's name, counters, and its servers' as [name, address, counters]: what `Row.add_…` takes."""
         return self._still(lambda: [_plain(self.config, self.rows, number) for number in self.config.services])
 
-    def _still(self, read: Callable[[], Found]) -> Found:
+    def _still(self, read: Callable[[], T]) -> T:
         while True:
             moves = [row.moves for row in self.rows]
             found = read()

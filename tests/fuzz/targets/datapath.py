@@ -132,8 +132,8 @@ class Lab:
     def _take(self, message: Message, descriptors: Sequence[int]) -> None:
         match message:
             case Attach():
-                config, row, slots, *others = descriptors
-                self.path = DataPath(config, row, slots, others)
+                config, verdicts, row, slots, *others = descriptors
+                self.path = DataPath(config, row, slots, others, verdicts)
             case Admit():
                 self.path.admit(*message)
             case Listen(service, "udp"):

@@ -1,0 +1,47 @@
+"""What admin and `ns7 doctor` show of health: made from what its process publishes, and from its section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from balancer.component import Finding
+from health.config import Health
+
+
+def status(snapshot: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Its part of the status: serials, zones that are behind, the master, how many probes."""
+    return {key: snapshot[key] for key in ("targets", "zones", "master", "serials", "behind", "probes", "changes")
+            if key in snapshot}
+
+
+def metrics(snapshot: Mapping[str, Any]) -> Iterable[Metric]:
+    """Label values: configured zones and servers, protocols, four outcomes."""
+    probes = CounterMetricFamily("ns7_health_probes_total", "Probes of servers, by how they ended.",
+                                 labels=("proto", "outcome"))
+    for key, count in snapshot.get("probes", {}).items():
+        probes.add_metric(key.split(" "), count)
+    yield probes
+    yield CounterMetricFamily("ns7_health_changes_total", "Verdicts that changed.", value=snapshot.get("changes", 0))
+    serials = GaugeMetricFamily("ns7_zone_serial", "Serial of a zone as the server has it.", labels=("zone", "server"))
+    for row in snapshot.get("serials", ()):
+        serials.add_metric((row["zone"], row["server"]), row["serial"])
+    yield serials
+
+
+def doctor(config: Health | None) -> Iterator[Finding]:
+    """What a look at the section finds."""
+    if config is None:
+        return
+    if config.zones_from is not None:
+        try:
+            Path(config.zones_from).open("rb").close()
+        except OSError as error:
+            yield Finding(f"health.zones_from {config.zones_from} cannot be read: {error.strerror}",
+                          f"setfacl -m u:ns7:r {config.zones_from}")
+    if not config.zones and config.zones_from is None and not config.checks:
+        yield Finding("[health] names no zones: a server that answers anything at all counts as up",
+                      'add zones = ["your.zone"] to [health]')
