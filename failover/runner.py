@@ -85,7 +85,7 @@ class Runner:
             channel.serve(verb, handler)
         channel.on_config(self._on_config)
         channel.on_stop(self._on_stop)
-        channel.on_hand_over(self.hand_over)
+        channel.on_hand_over(self._hand_over)
         await self._open()
         self._begin()
         self._spawn(self._tick_for_ever())
@@ -145,7 +145,7 @@ class Runner:
         if self._machine.state is not State.LEAVING:
             self._ended.set()
 
-    def hand_over(self) -> Mapping[str, Any]:
+    def _hand_over(self) -> Mapping[str, Any]:
         """A successor goes on with the address: let it be, and say nothing any more."""
         self._kept = True
         if self._timer is not None:

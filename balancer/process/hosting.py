@@ -68,8 +68,8 @@ class Line:
         self._on_snapshot: Callable[[str, Mapping[str, Any]], None] | None = None
         self._on_standing: Callable[[str], None] | None = None
         self._on_stop: Callable[[], None] | None = None
-        self._on_hand_over: Callable[[], Mapping[str, Any]] | None = None
         self._parent = os.getppid()
+        self._on_hand_over: Callable[[], Mapping[str, Any]] | None = None
         self._early: list[Message] = []
         self._view: TableView | None = None
         self._channel.send(Imported(__version__))

@@ -69,10 +69,10 @@ class Hosts:
         self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._facts: dict[str, Any] = {}
+        self.standing = ACTIVE
         self._prepared: dict[str, Child] = {}           # processes that wait for their predecessors' end
         self._left: dict[str, dict[str, Any]] = {}      # what a predecessor published last
         self._changed = asyncio.Event()
-        self.standing = ACTIVE
 
     # Life
 
@@ -167,14 +167,6 @@ class Hosts:
         self._reserves.clear()
         await asyncio.gather(*(leave(name) for name in self._hosted if name not in TOLD))
         await asyncio.gather(*(leave(name) for name in self._hosted))
-
-    async def release(self) -> None:
-        """End who holds floating addresses, so that nothing is sent here any more; the workers serve meanwhile."""
-        names = [name for name in self._hosted if _floats(name)]
-        for name in names:
-            if name in self._reserves:
-                self._reserves.pop(name).close()
-        await asyncio.gather(*(self._stop(self._hosted[name]) for name in names))
 
     async def stop(self) -> None:
         """End them all, alert and admin last: they may have something to tell."""

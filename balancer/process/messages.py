@@ -264,7 +264,7 @@ class Refused(NamedTuple):
 
 
 Message = (Attach | Admit | Listen | TcpLimits | TcpReach | Reach | Go | Changed | Imported | Listening | Start
-           | Configure | Rows | Notice | Snapshot | HandOver | Standing | Started | Emit | Publish | Ask | Reply | Stop
+           | Configure | Rows | Notice | Snapshot | Standing | HandOver | Started | Emit | Publish | Ask | Reply | Stop
            | Inherit | Estate | Prepared | Counters | Ended | Succeed | Refused)
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 

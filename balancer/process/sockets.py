@@ -73,16 +73,6 @@ def _reason(error: OSError) -> str:
     }.get(error.errno or 0, error.strerror or str(error))
 
 
-def is_absent(address: Endpoint) -> bool:
-    """Whether this host does not have the address now."""
-    with socket.socket(address.family, socket.SOCK_DGRAM) as one:
-        try:
-            one.bind((address.host, 0))
-        except OSError as error:
-            return error.errno == errno.EADDRNOTAVAIL
-    return False
-
-
 def probe_listen(proto: str, address: Endpoint, floats: bool) -> None:
     """`StartError` when anybody listens there already.
 
@@ -91,7 +81,16 @@ def probe_listen(proto: str, address: Endpoint, floats: bool) -> None:
     _bound(address, reuse_port=False, free=floats, kind=KINDS[proto]).close()
 
 
-def open_listener(proto: str, address: Endpoint, floats: bool = False) -> socket.socket:
+def is_local(address: Endpoint) -> bool:
+    """Whether the address is on this host now."""
+    try:
+        _bound(address._replace(port=0), reuse_port=False, free=False).close()
+    except StartError:
+        return False
+    return True
+
+
+def open_listener(proto: str, address: Endpoint, floats: bool) -> socket.socket:
     """A socket that listens on `address`, one of a SO_REUSEPORT group. The buffers of UDP are set by `set_buffers`.
 
     floats: the address may be on another host now (IP_FREEBIND).
@@ -100,7 +99,7 @@ def open_listener(proto: str, address: Endpoint, floats: bool = False) -> socket
 
 
 def _open_udp_listener(address: Endpoint, floats: bool) -> socket.socket:
-    one = _bound(address, reuse_port=True, free=floats)     # never SO_REUSEADDR, which would let named in
+    one = _bound(address, reuse_port=True, free=floats)      # never SO_REUSEADDR, which would let named in
     _no_path_mtu(one)
     if address.host in ("0.0.0.0", "::"):       # answers must leave from the address that was asked
         if one.family == socket.AF_INET6:

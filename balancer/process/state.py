@@ -116,7 +116,7 @@ class State:
     def __init__(self, config: Config, workers: int, inheritance: Inheritance = NOTHING) -> None:
         _raise_descriptor_limit()
         self.absent = [address for service in config.services for address in service.listen
-                       if workers and sockets.is_absent(address)]
+                       if workers and not sockets.is_local(address)]
         self.config = config
         self.config_fd = allocate("ns7-config", config_size())
         self.inherited: list[Row] = []          # of the supervisor before, until it has ended
@@ -194,7 +194,7 @@ class State:
 
 
     def inodes(self) -> dict[str, list[int]]:
-        """Of the listening sockets by address, which tell ours from another program's."""
+        """Of the listening sockets by address: they tell ours from another program's."""
         found: dict[str, list[int]] = {}
         for place, listener in self.listeners.items():
             found.setdefault(str(place.address), []).append(os.fstat(listener.fileno()).st_ino)

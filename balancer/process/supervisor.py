@@ -38,7 +38,7 @@ from balancer.process.messages import (
     Stop,
     Succeed,
 )
-from balancer.process.sockets import is_absent, listens_on
+from balancer.process.sockets import is_local, listens_on
 from balancer.process.state import NOTHING, Inheritance, State, cores
 from balancer.process.steering import Steering
 from balancer.process.systemd import Store, notify, take, watchdog_interval
@@ -192,8 +192,7 @@ class Supervisor:
         before = self._predecessor if self._leads else None
         if before is not None:
             before.send(Stop())
-        await self._hosts.release()             # a virtual address is left while the workers still answer there
-        await self._hosts.stop()
+        await self._hosts.stop()                # a virtual address is left while the workers still answer there
         await self._workers.stop(STORED_PATIENCE if self._stored and self._leads else math.inf)
         if before is not None:                  # who ends us would end it as soon as we are gone
             with contextlib.suppress(TimeoutError):
@@ -445,7 +444,7 @@ async def _until_here(config: Config) -> None:
     """No network at boot is a reason to wait: until this host has the addresses that it listens on."""
     told: list[str] = []
     while missing := [str(address) for service in config.services for address in service.listen
-                      if _workers(config) and address.host not in config.floating and is_absent(address)]:
+                      if _workers(config) and address.host not in config.floating and not is_local(address)]:
         if missing != told:
             log(f"waiting: {', '.join(missing)} is not an address of this host yet")
             told = missing
@@ -455,8 +454,8 @@ async def _until_here(config: Config) -> None:
 def run(config: Config, path: str, node: str | None) -> None:
     """Be the supervisor of this configuration. Raises StartError when it cannot be served."""
     async def main() -> None:
-        stored = take(os.environ, os.getpid())
         await _until_here(config)
+        stored = take(os.environ, os.getpid())
         await Supervisor(config, path, node, Inheritance([one for _, one in stored]), stored).run()
 
     uvloop.run(main())

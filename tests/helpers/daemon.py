@@ -60,8 +60,8 @@ class Balancer:
         env: Mapping[str, str] | None = None,
         wait: bool = True,
         traceback: bool = False,
-        command: Sequence[str] = COMMAND,
         kind: type[Settings] = Settings,
+        command: Sequence[str] = COMMAND,
         **settings: Any,
     ) -> None:
         self.folder = folder
