@@ -429,13 +429,14 @@ class State:
                 self.table.add_server(number, slot, server.name, str(server.address), server.weight, now, server.state)
                 changes.append(f"{service.name}: added {server.name} ({server.address}), weight {server.weight}")
                 continue
+            was = before.get(server.name, server)
             if server.weight != known.weight:
                 self.table.set_weight(number, known.slot, server.weight, now)
                 changes.append(f"{service.name}: {server.name} weight {known.weight} → {server.weight}")
             if server.state != known.ordered:
                 self.table.set_ordered(number, known.slot, server.state, now)
                 changes.append(f"{service.name}: {server.name} state {known.ordered} → {server.state}")
-            if server.name in before and server.tcp_connections != before[server.name].tcp_connections:
+            if server.tcp_connections != was.tcp_connections:
                 changes.append(f"{service.name}: {server.name} tcp_connections {server.tcp_connections}")
         primary = self._primary(number, service)
         if primary != self.table.primary(number):

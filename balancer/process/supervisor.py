@@ -249,7 +249,8 @@ class Supervisor:
             "uptime": time.monotonic() - self._started, "generation": self._state.table.generation,
             "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
             "worker_restarts": self._workers.restarts,
-            "retiring": self._workers.retiring + (self._predecessor is not None), "live": self._steering.shown(),
+            "retiring": self._workers.retiring + (self._predecessor is not None),
+            "live": self._steering.shown(),
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
             "processes": {name: {key: value for key, value in process.items() if key != "published"}
                           for name, process in self._hosts.status().items()},
@@ -317,7 +318,7 @@ class Supervisor:
             if not self._ready:
                 raise ControlError("this ns7 is not ready yet")
             self._successor = successor = Successor(self._path, self._node, log)
-            log(f"upgrade: a new supervisor (pid {successor.pid}) starts, as {user} wants")
+            log(f"upgrade asked for by {user}: a new supervisor (pid {successor.pid}) starts")
             try:
                 prepared = await self._hand_over(successor)
             except ControlError as error:

@@ -33,7 +33,7 @@ class Field:
         self.bad_queries = _write(lab.folder / "bad.txt", f"{DROPPED}.{servers.ZONE} A\n")
         _write(lab.folder / f"{servers.ZONE}.zone", servers.zone_text())
         self._processes: dict[str, Process] = {}
-        self.balancer: Running | None = None    # of the present trial
+        self.balancer: Running              # of the present trial
         self.manager: Manager | None = None  # what ns7 runs under, where it matters
         self.upgraded: list[float] = []     # when, CLOCK_MONOTONIC
 

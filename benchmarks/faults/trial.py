@@ -28,7 +28,7 @@ LATE_LINE = 0.02  # seconds by which a delay line may be late before its latenci
 @dataclass(frozen=True)
 class Fault:
     """`begin` is called `at` seconds after the start of the load, `end` at `until`. `bad` queries per second that
-    no server answers are mixed in. `slowest` is the bar (seconds) by latency (ms). `peers`: whom it can happen to.
+    no server answers are mixed in. `slowest` is the bar (seconds) by latency (ms). `peers`: to whom it can happen.
     managed: ns7 runs under a service manager that keeps its sockets."""
 
     what: str
