@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,6 +37,20 @@ class Versions:
         for file, pattern, replacement in (named, *changes):
             self.edit(tree / file, pattern, replacement)
         return tree
+
+    @staticmethod
+    def rebuild(tree: Path, *modules: str) -> None:
+        """Compile some modules of balancer/ anew, as setup.py does it."""
+        script = f"""
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+modules = [Extension("balancer." + name.replace("/", "."), [f"balancer/{{name}}.pyx"], include_dirs=["balancer/table"])
+           for name in {modules!r}]
+setup(packages=[], ext_modules=cythonize(
+    modules, build_dir="build", force=True, compiler_directives={{"language_level": 3, "cdivision": True}}))
+"""
+        subprocess.run([sys.executable, "-c", script, "-q", "build_ext", "--inplace", "--force"], cwd=tree, check=True,
+                       timeout=300)
 
     @staticmethod
     def edit(path: Path, pattern: str, replacement: str) -> None:

@@ -181,6 +181,39 @@ def test_version_replaced_where_it_runs(start: StartBalancer, nameserver: StartS
     ask(balancer.address)
 
 
+@pytest.mark.long
+def test_version_with_another_layout(
+    start: StartBalancer, nameserver: StartServer, tcpserver: StartTcpServer, client: OpenClient, versions: Versions
+) -> None:
+    """A table of its own; counters come by value, at once and, of what the old workers still did, at their end."""
+    tree = versions.copy("2.0.0", ("balancer/table/layout.pxd", r"LAYOUT_VERSION = \d+", "LAYOUT_VERSION = 9999"))
+    versions.rebuild(tree, "table/table", "datapath/query")
+    server = both(nameserver, tcpserver)
+    balancer = start([server.address], command=_launched(versions), udp_timeout="20s", service={"retry": "off"})
+    for _ in range(7):
+        ask(balancer.address)
+    with TcpClient(balancer.address) as tcp:
+        tcp.ask(wire.query())
+    server.handler = silent
+    one = client(balancer.address)
+    one.send(wire.query(ident=8))
+    asked = server.wait(8)[-1:]
+    before = balancer.service()
+    versions.install(tree)
+    balancer.upgrade()
+    assert balancer.status()["version"] == "2.0.0"
+    after = balancer.service()
+    assert (after["queries"], after["answers"]) == (before["queries"], before["answers"]) == (8, 7)
+    assert after["tcp"]["answers"] == 1 and after["servers"][0]["latency"]["count"] == 7
+    server.answer_all(asked)
+    one.receive()
+    balancer.wait_handed_over()
+    server.handler = delayed(0)
+    ask(balancer.address)
+    service = balancer.wait_idle()
+    assert (service["queries"], service["answers"], service["servers"][0]["queries"]) == (9, 9, 9)
+
+
 REFUSALS = {
     "check": ("balancer/config/model.py", r'duration\("50ms", "60s"\)\)\] = Field\(\n        default="2s", '
               r'validate_default=True, description="How long an answer of a server', 'duration("3s", "60s"))] = Field('
@@ -197,7 +230,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("where", [
-    pytest.param(where, marks=() if where in ("check", "start of a process") else pytest.mark.long)
+    pytest.param(where, marks=() if where == "check" else pytest.mark.long)
     for where in REFUSALS])
 def test_version_that_fails_changes_nothing(
     start: StartBalancer, nameserver: StartServer, versions: Versions, where: str
@@ -229,6 +262,7 @@ def _launched(versions: Versions) -> list[str]:
     return [str(versions.launcher)]
 
 
+@pytest.mark.long
 def test_configuration_of_the_file_as_it_is_now(start: StartBalancer, nameserver: StartServer) -> None:
     """An upgrade reads it anew; a mistake in it refuses the upgrade; counters of what stays stay."""
     first, second = nameserver(), nameserver()
