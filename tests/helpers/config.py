@@ -46,6 +46,7 @@ class Settings:
     http: Sequence[str] = ()
     admin: Mapping[str, str] = field(default_factory=dict)  # any other key of [admin]
     service: Mapping[str, str | int] = field(default_factory=dict)  # any other key of [[service]]
+    process: Mapping[str, str | int] = field(default_factory=dict)  # any other key of [process]
 
     def text(self, control: Path) -> str:
         """The TOML file, the control socket at `control`."""
@@ -66,6 +67,7 @@ class Settings:
         process += [f'worker_timeout = "{self.worker_timeout}"']
         process += [f"inflight_max = {self.inflight_max}"] if self.inflight_max is not None else []
         process += [f'udp_buffer = "{self.udp_buffer}"'] if self.udp_buffer is not None else []
+        process += [f"{key} = {json.dumps(value)}" for key, value in self.process.items()]
         return "\n".join(
             [
                 *service,
