@@ -166,7 +166,8 @@ class Supervisor:
         before = dict(self._state.unreached)
         self._workers.reach_all()
         self._state.reclaim()
-        self._state.count_drops()
+        if self._predecessor is None:           # else it counts them
+            self._state.count_drops()
         for server, reason in self._state.unreached.items():
             if before.get(server) != reason:
                 log(f"{server}: cannot be reached now ({reason}), trying again")
