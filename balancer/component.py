@@ -145,6 +145,14 @@ class Link(Protocol):
     def on_stop(self, handler: Callable[[], None]) -> None:
         """`handler()` is called once, when the process shall end; its main then returns soon."""
 
+    def on_hand_over(self, handler: Callable[[], Mapping[str, Any]]) -> None:
+        """`handler()` is called once in place of on_stop's, when the process of an upgraded ns7 stands ready.
+
+        What it returns is published and is that process's `Host.snapshot`. main then returns at once and undoes
+        nothing: what it holds outside of ns7, such as an address, is its successor's. Without it an upgrade stops the
+        process like any other end, and the successor gets what was published last.
+        """
+
 
 class Server(NamedTuple):
     """A server as the configuration has it. address: "192.0.2.1:53" or "[2001:db8::1]:53"; source: "" for any."""

@@ -51,6 +51,8 @@ IN_FLIGHT_APART = 64
 NOTICED_SLOWEST = {0.2: 0.05, 20.0: 0.12}  # the server's host tells that it is gone
 SILENT_SLOWEST = {0.2: 0.3, 20.0: 0.3}
 DELAYED_SLOWEST = {0.2: 0.45, 20.0: 0.45}
+UPGRADED_SLOWEST = {0.2: 0.3, 20.0: 0.3}
+RESTARTED_SLOWEST = {0.2: 2.0, 20.0: 2.0}
 LOAD_ON_OTHER = 1.15
 AFTER_RETURN = 0.2
 # A server that has come back: its share of the queries in the first second, and when its slow start is over.

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from benchmarks import meter
+from tests.helpers.processes import Followed
 
 ROOT = Path(__file__).resolve().parent.parent
 # Below the ephemeral range, so no peer's own source port can take a listener's port.
@@ -52,8 +53,9 @@ class Process:
     """One started program and where it writes."""
 
     name: str
-    popen: subprocess.Popen[bytes]
+    popen: subprocess.Popen[bytes] | Followed
     log: Path
+    argv: Sequence[str] = ()
 
     @property
     def pid(self) -> int:
@@ -88,9 +90,15 @@ class Lab:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        process = Process(name, popen, log)
+        process = Process(name, popen, log, argv)
         self.processes.append(process)
         return process
+
+    def restart(self, process: Process) -> None:
+        """Stop it, and start the same again."""
+        self.stop(process)
+        process.popen = self.start(process.name, process.argv).popen
+        self.processes[-1] = process
 
     def stop(self, process: Process) -> None:
         """SIGTERM, a bounded wait, then SIGKILL for every process of its tree that is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import socket
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab import ROOT, Address, Lab, LabError, Process
+from tests.helpers.processes import Followed
+from tests.helpers.unit import Manager
 
 COMMAND = f"{shlex.quote(sys.executable)} -m balancer"
 Tables = Mapping[str, Mapping[str, str]]  # of the configuration: table → key → value as TOML writes it
@@ -111,6 +114,10 @@ class Balancer:
         self.config.write_text(text)
         self.request("reload", seconds)
 
+    def upgrade(self) -> None:
+        """`ns7 upgrade`, to the same program; LabError when it is refused."""
+        self.process.popen = Followed(self.request("upgrade", 120)["pid"])
+
     def workers(self) -> list[int]:
         return [int(worker["pid"]) for worker in self.status()["workers"]]
 
@@ -132,13 +139,20 @@ def start(
     command: str = COMMAND,
     more: Tables | None = None,
     prefix: Sequence[str] = (),
+    manager: Manager | None = None,
 ) -> Balancer:
-    """Write the configuration and start `ns7 run`; the caller waits until it answers."""
+    """Write the configuration and start `ns7 run`, under a manager if given; the caller waits until it answers."""
     config = lab.folder / f"{name}.toml"
     control = lab.folder / f"{name}.sock"
     config.write_text(config_text(services, workers, control, more))
     shutil.rmtree(lab.folder / "state", ignore_errors=True)     # what an earlier trial changed live
-    process = lab.start(name, [*prefix, *shlex.split(command), "run", "-c", str(config)])
+    argv = [*prefix, *shlex.split(command), "run", "-c", str(config)]
+    if manager is None:
+        process = lab.start(name, argv)
+    else:
+        log = lab.folder / f"{name}.log"
+        process = Process(name, manager.start(argv, os.environ, log), log, argv)
+        lab.processes.append(process)
     return Balancer(process, config, control)
 
 

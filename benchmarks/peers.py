@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks import meter, ns7, servers
 from benchmarks.lab import Address, Lab, LabError, Process, free_port
 from benchmarks.load import wait_answer
+from tests.helpers.unit import Manager
 
 BUFFER = 4 << 20
 START_SECONDS = 15.0
@@ -40,12 +41,13 @@ class Plan:
     prefix: tuple[str, ...] = ()
     checks: bool = False
     extra: str = ""                     # further lines of ns7's service
+    manager: Manager | None = None
 
 
 @dataclass
 class Running:
     """A started peer. `workers()` are the processes that forward. `change()` changes its servers again and again, for
-    some seconds, where that can be done while it runs."""
+    some seconds, where that can be done while it runs. ns7 alone can be upgraded."""
 
     name: str
     target: Address
@@ -54,6 +56,7 @@ class Running:
     question: tuple[str, str] = servers.PROBE
     notes: list[str] = field(default_factory=list)
     change: Callable[[], None] | None = None
+    ns7: ns7.Balancer | None = None
 
 
 def sockets_per_server(count: int) -> int:
@@ -115,8 +118,9 @@ stream {{
 
 def _start_ns7(lab: Lab, plan: Plan) -> Running:
     service = ns7.Service("bench", plan.listen, [(server, 1) for server in plan.servers], extra=plan.extra)
-    balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command, prefix=plan.prefix)
-    return Running(plan.name, plan.listen, balancer.process, balancer.workers,
+    balancer = ns7.start(lab, plan.name, [service], plan.workers, plan.ns7_command, prefix=plan.prefix,
+                         manager=plan.manager)
+    return Running(plan.name, plan.listen, balancer.process, balancer.workers, ns7=balancer,
                    change=lambda: _change_ns7(balancer, service, plan.workers))
 
 

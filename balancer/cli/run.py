@@ -12,6 +12,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command = commands.add_parser("run", help="run this host's processes in the foreground")
     command.add_argument("-c", "--config", default=DEFAULT_FILE, metavar="FILE", help="configuration (%(default)s)")
     command.add_argument("--node", help="which host of the file this is (default: NS7_NODE, else the host name)")
+    command.add_argument("--inherit", type=int, metavar="FD", help=argparse.SUPPRESS)      # by `ns7 upgrade` only
     command.set_defaults(run=run)
 
 
@@ -20,5 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
     from balancer.config import load
     from balancer.process import supervisor
 
-    supervisor.run(load(arguments.config, arguments.node), arguments.config, arguments.node)
+    if arguments.inherit is not None:
+        supervisor.succeed(arguments.config, arguments.node, arguments.inherit)
+    else:
+        supervisor.run(load(arguments.config, arguments.node), arguments.config, arguments.node)
     return 0

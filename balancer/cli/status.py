@@ -1,4 +1,4 @@
-"""`ns7 status`, `ns7 reload`, `ns7 stop`: ask the running supervisor."""
+"""`ns7 status`, `ns7 reload`, `ns7 upgrade`, `ns7 stop`: ask the running supervisor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add the commands to the grammar."""
     for verb, text, function in (("status", "show services, servers and counters", status),
                                  ("reload", "apply the changed configuration file", reload),
+                                 ("upgrade", "let the program as it is installed now take over", upgrade),
                                  ("stop", "answer what is in flight, then end", stop)):
         command = commands.add_parser(verb, help=text)
         add_arguments(command)
@@ -96,6 +97,14 @@ def reload(arguments: argparse.Namespace) -> int:
     """Apply the file; 2 and the reasons when it is refused."""
     result = request(arguments, "reload", patience=60.0)
     print(json.dumps(result) if arguments.json else "\n".join(result["changes"]) or "nothing changed")
+    return 0
+
+
+def upgrade(arguments: argparse.Namespace) -> int:
+    """Change the running program for the installed one; 2 and the reason when it stays as it is."""
+    result = request(arguments, "upgrade", patience=150.0)
+    print(json.dumps(result) if arguments.json else
+          f"version {result['to']} (pid {result['pid']}) has taken over from {result['from']}")
     return 0
 
 

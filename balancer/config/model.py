@@ -164,6 +164,9 @@ class Process(Section):
     worker_timeout: Annotated[float, PlainValidator(duration("200ms", "60s"))] = Field(
         default="1s", validate_default=True,
         description="A worker that shows no sign of life for so long is replaced; its queries are not lost.")
+    upgrade_grace: Annotated[float, PlainValidator(duration("0s", "1h"))] = Field(
+        default="30s", validate_default=True,
+        description="How long workers that an upgrade or a reload has replaced go on with TCP connections in use.")
     state_dir: Annotated[str, PlainValidator(PATH)] = Field(
         default="/var/lib/ns7", description="Folder for what must survive a restart, such as alerts not yet told.")
     udp_buffer: Annotated[int, PlainValidator(size("64KiB", "1GiB"))] = Field(

@@ -103,6 +103,7 @@ cdef class Relay:
     cdef Queue waiting
     cdef Queue orphans                  # due for another server
     cdef Client *resuming
+    cdef uint64_t leaving_ns            # idle clients are let go until then, the others after; 0: not yet
     cdef bint stopping
     cdef int doubted                    # queries that have an answer which waits for a better one
     cdef bint room                      # a connection toward a server came free
@@ -140,5 +141,6 @@ cdef class Relay:
     cdef void flush_link(self, Link *link) noexcept nogil
     cdef bint unsettled(self) noexcept nogil
     cdef void sweep(self) noexcept nogil
+    cdef void _leave(self) noexcept nogil
     cdef void _sweep_client(self, Client *client) noexcept nogil
     cdef void _expire(self) noexcept nogil

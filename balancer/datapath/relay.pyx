@@ -60,6 +60,7 @@ cdef enum:
     DOUBTED_BYTES = 514                 # of an answer, with its prefix, that is not believed at once
     LINGER_NS = 1_000_000_000
     LINGER_READS = 64
+    QUIET_NS = 1_000_000_000            # while we leave: who said nothing for so long has nothing on its way to us
     WAIT_NS = 1_000_000_000             # for a connection toward a server
     TIMED_OUT = -1                      # why a query is given up: else a TcpDrop
     WAITS = -2
@@ -874,6 +875,8 @@ cdef class Relay:
         cdef Client *client
         cdef Client *following
         self._expire()
+        if self.leaving_ns and not self.stopping:
+            self._leave()
         while self.idle.oldest != NULL and (
                 self.stopping or self.streams.now - self.idle.oldest.since_ns > self.limits.idle_ns):
             self._close(self.idle.oldest, TCP_CLOSE_STOP if self.stopping else TCP_CLOSE_IDLE)
@@ -883,6 +886,20 @@ cdef class Relay:
             self._sweep_client(client)
             client = following
         self.pool.expire(self.stopping)
+
+    cdef void _leave(self) noexcept nogil:
+        """Let go of who is quiet; of the others, once idle, when the grace is over.
+
+        A query may be on its way on a connection that has just been idle: it would be lost, and the client reset.
+        """
+        cdef Client *client = self.idle.oldest
+        cdef Client *following
+        cdef bint over = self.streams.now >= self.leaving_ns
+        while client != NULL and (over or self.streams.now - client.since_ns >= QUIET_NS):
+            following = client.newer
+            self._end(client, TCP_CLOSE_STOP)
+            client = following
+        self.stopping = over and self.idle.oldest == NULL
 
     cdef void _sweep_client(self, Client *client) noexcept nogil:
         cdef uint64_t now = self.streams.now, moved = client.stream.moved_ns
@@ -961,10 +978,14 @@ cdef class Relay:
                 break
             self._give_up(exchange, TCP_DROP_NO_CONNECTION)
 
-    def stop(self):
-        """No more queries; what is pending is answered, then all is closed."""
+    def stop(self, uint64_t grace_ns):
+        """No more clients; what is pending is answered, then all is closed: see `_leave`."""
         cdef Client *client
         cdef Client *following
+        if grace_ns:
+            if self.leaving_ns == 0 or self.streams.now + grace_ns < self.leaving_ns:
+                self.leaving_ns = self.streams.now + grace_ns
+            return
         for turn in range(2):
             client = self.idle.oldest if turn == 0 else self.busy.oldest
             while client != NULL:

@@ -15,6 +15,7 @@ from balancer.datapath.relay cimport Client, Relay
 from balancer.datapath.pool cimport Link, Pool
 from balancer.datapath.stream cimport CLIENT, LISTENER, Stream, Streams
 from balancer.datapath.syscalls cimport EPOLLIN, epoll_wait, monotonic_ns
+from balancer.datapath.tcp_syscalls cimport SHUT_RD, c_shutdown
 from balancer.schedule.base cimport NO_SERVER
 from balancer.table.layout cimport MAX_SERVERS, MAX_SERVICES, load
 from balancer.table.table cimport Row
@@ -167,20 +168,28 @@ cdef class Tcp:
             relay.sweep()
         self._settle()
 
-    def stop(self):
-        """Accept what the kernel has queued, then no more; finish what is pending."""
+    def stop(self, double grace, alone=()):
+        """Accept what the kernel has queued, then no more; finish what is pending.
+
+        Connections in use go on for `grace` seconds at most. Called again, the shorter grace holds. alone: which
+        listeners, by their order, are used by us only: they leave their SO_REUSEPORT group now, or connections that
+        nobody accepts would go on to come there. With net.ipv4.tcp_migrate_req=1 one that came just now goes to
+        another listener of the group.
+        """
         cdef Relay relay
         cdef _Listener listener
         self.streams.now = monotonic_ns()
-        for listener in self.listeners:
+        for number, listener in enumerate(self.listeners):
             relay = <Relay>self.relays[listener.stream.service]
             before = -1
             while before != load(&relay.row.connections) and relay.accept(listener.descriptor):
                 before = load(&relay.row.connections)
+            if number in alone:
+                c_shutdown(listener.descriptor, SHUT_RD)
             self.streams.shut(listener.stream)
         self.listeners = []
         for relay in self.active:
-            relay.stop()
+            relay.stop(<uint64_t>(grace * 1e9))
         self._settle()
         self.sweep()
 

@@ -23,7 +23,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_send "send"(int fd, const void *buffer, size_t size, int flags)
     int c_shutdown "shutdown"(int fd, int how)
     int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
-    int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SHUT_WR, MSG_NOSIGNAL
+    int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SHUT_RD, SHUT_WR, MSG_NOSIGNAL
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int IPPROTO_TCP, TCP_NODELAY

@@ -63,6 +63,11 @@ class Channel:
         if not self._writing:
             self._write()
 
+    @property
+    def unsent(self) -> int:
+        """Messages that wait for the other end to read."""
+        return len(self._queue)
+
     def _write(self) -> None:
         while self._queue:
             data, descriptors = self._queue[0]
@@ -84,27 +89,38 @@ class Channel:
 
     def _readable(self) -> None:
         for _ in range(READ_AT_ONCE):
-            if self._socket.fileno() < 0:
-                return                      # closed by what the last message made happen
-            try:
-                data, descriptors, _flags, _address = socket.recv_fds(self._socket, INLINE_BYTES + 1, MOST_DESCRIPTORS)
-            except (BlockingIOError, InterruptedError):
+            if not self._read():
                 return
-            except OSError:
-                data, descriptors = b"", []
-            if not data:
-                self.close()
-                self._on_end()
-                return
-            owned = list(descriptors)
-            try:
-                message = decode(_from_memory(owned.pop(0)) if data == IN_MEMORY and owned else data)
-            except ProtocolError as error:
-                for descriptor in owned:
-                    os.close(descriptor)
-                self._on_broken(error)
-                return
-            self._on_message(message, owned)
+
+    def _read(self) -> bool:
+        """Take one message; False when there is none now."""
+        if self._socket.fileno() < 0:
+            return False                    # closed by what the last message made happen
+        try:
+            data, descriptors, _flags, _address = socket.recv_fds(self._socket, INLINE_BYTES + 1, MOST_DESCRIPTORS)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            self.close()
+            self._on_end()
+            return False
+        owned = list(descriptors)
+        try:
+            message = decode(_from_memory(owned.pop(0)) if data == IN_MEMORY and owned else data)
+        except ProtocolError as error:
+            for descriptor in owned:
+                os.close(descriptor)
+            self._on_broken(error)
+            return False
+        self._on_message(message, owned)
+        return True
+
+    def drain(self) -> None:
+        """Take what the other end has said before it ended."""
+        while self._read():
+            pass
 
     def close(self) -> None:
         """Stop reading and give up what is queued."""

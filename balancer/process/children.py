@@ -13,9 +13,10 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 
+from balancer import __version__
 from balancer.errors import ProtocolError
 from balancer.process import channel
-from balancer.process.kinds import command
+from balancer.process.kinds import command, environment
 from balancer.process.messages import Imported, Message
 
 FIRST_BACKOFF, MOST_BACKOFF, FORGIVEN_AFTER = 0.1, 5.0, 30.0
@@ -45,9 +46,12 @@ class Backoff:
 
 
 class Child:
-    """One process, from its start to its end. Blank, until its first message says what it shall be."""
+    """One process, from its start to its end. Blank, until its first message says what it shall be.
 
-    def __init__(self, role: str, log: Log) -> None:
+    argv: of another program, up to the number of the descriptor of its channel; it may be of another version.
+    """
+
+    def __init__(self, role: str, log: Log, argv: Sequence[str] = ()) -> None:
         self.role, self._log = role, log
         self._loop = asyncio.get_running_loop()
         self.on_message: Callable[[Message], None] = lambda message: None
@@ -55,8 +59,9 @@ class Child:
         ours, theirs = channel.pair()
         with theirs:
             theirs.set_inheritable(True)
-            self._process = subprocess.Popen(command(role, theirs.fileno()), pass_fds=[theirs.fileno()],
-                                             stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                [*(argv or command(role)), str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                env=None if argv else environment(), stdin=subprocess.DEVNULL)
         self.pid = self._process.pid
         self.started = self._loop.time()
         self.alive = True
@@ -71,11 +76,26 @@ class Child:
         if self.alive:
             self._channel.send(message, descriptors)
 
+    async def until_imported(self) -> None:
+        """Until it has loaded its code, or has ended."""
+        loaded = self._loop.create_task(self.imported.wait())
+        self.gone.add_done_callback(lambda gone: loaded.cancel())
+        await asyncio.wait([loaded])
+
+    @property
+    def unsent(self) -> int:
+        """Messages that it has not taken yet."""
+        return self._channel.unsent
+
     def _received(self, message: Message, descriptors: list[int]) -> None:
         for descriptor in descriptors:          # children send none
             os.close(descriptor)
         if isinstance(message, Imported):
-            self.imported.set()
+            if message.version == __version__:
+                self.imported.set()
+            else:
+                self.disown(f"is of version {message.version}, this is {__version__}: the program was replaced "
+                            "where it runs from; `ns7 upgrade` starts the new one")
         else:
             self.on_message(message)
 
@@ -91,6 +111,7 @@ class Child:
         self._loop.remove_reader(self._watch)
         os.close(self._watch)
         code = self._process.wait()
+        self._channel.drain()                   # its last words
         self._channel.close()
         self.alive = False
         self.gone.set_result(code)

@@ -37,13 +37,30 @@ class Control:
     def __init__(self, path: str, answer: Answer) -> None:
         self._path = Path(path)
         self._answer = answer
-        self._clients = 0
+        self._clients = self._answering = 0
         self._users: dict[int, str] = {}
         self._server: asyncio.Server | None = None
+        self._socket: socket.socket | None = None
 
-    async def start(self) -> None:
-        """Listen; a stale socket file is replaced, a living one is somebody else's."""
+    @property
+    def path(self) -> str:
+        return str(self._path)
+
+    @property
+    def listener(self) -> socket.socket:
+        """What we listen on."""
+        assert self._socket is not None
+        return self._socket
+
+    async def start(self, inherited: socket.socket | None = None) -> None:
+        """Listen, or go on where a predecessor listened.
+
+        A stale socket file is replaced, a living one is somebody else's.
+        """
         try:
+            if inherited is not None:
+                await self._listen(inherited)
+                return
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             if self._path.is_socket():
                 try:
@@ -52,13 +69,19 @@ class Control:
                     raise StartError(f"another ns7 answers on {self._path}")
                 except OSError:
                     self._path.unlink()
+            one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             mask = os.umask(0o117)
             try:
-                self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=LONGEST_LINE)
+                one.bind(str(self._path))
             finally:
                 os.umask(mask)
+            await self._listen(one)
         except OSError as error:
             raise StartError(f"cannot listen on control socket {self._path}: {error.strerror}") from error
+
+    async def _listen(self, one: socket.socket) -> None:
+        self._socket = one
+        self._server = await asyncio.start_unix_server(self._serve, sock=one, limit=LONGEST_LINE)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
@@ -69,8 +92,12 @@ class Control:
                 if not line.endswith(b"\n"):
                     break
                 user = user or await self._user(writer.get_extra_info("socket"))
-                writer.write(json.dumps(await self._reply(line, user)).encode() + b"\n")
-                await asyncio.wait_for(writer.drain(), PATIENCE)
+                self._answering += 1
+                try:
+                    writer.write(json.dumps(await self._reply(line, user)).encode() + b"\n")
+                    await asyncio.wait_for(writer.drain(), PATIENCE)
+                finally:
+                    self._answering -= 1
         except (TimeoutError, ValueError, OSError):     # too slow, a line too long, gone
             pass
         except RuntimeError:                            # uvloop's word for gone, when what was read ahead is taken up
@@ -103,10 +130,22 @@ class Control:
         except Ns7Error as error:
             return {"ok": False, "error": str(error)}
 
+    async def settle(self, seconds: float = 1.0) -> None:
+        """Until whoever asked has an answer, at most so long."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._answering and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+
+    def hand_over(self) -> None:
+        """Listen no more; a successor does, on the same socket."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
     def close(self) -> None:
         """Stop listening and take the socket file away."""
         if self._server is not None:
-            self._server.close()
+            self.hand_over()
             with contextlib.suppress(OSError):
                 self._path.unlink()
 

@@ -34,6 +34,13 @@ class Events:
         self._ring.append(event)
         self._listen(event)
 
+    def adopt(self, event: Event) -> None:
+        """An event that a supervisor before this one has numbered."""
+        if event.id.isdecimal():
+            self._last = max(self._last, int(event.id))
+        self._ring.append(event)
+        self._listen(event)
+
     def since(self, last: str) -> list[Event]:
         """What is kept of the events after the one with this id ("": all)."""
         return [event for event in self._ring if event.id > last]

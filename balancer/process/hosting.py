@@ -20,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from balancer import __version__
 from balancer.component import Event, Host, Server, Service, resolve
 from balancer.errors import ControlError, Ns7Error, ProtocolError, StartError
 from balancer.process.channel import Channel
@@ -29,6 +30,7 @@ from balancer.process.messages import (
     Ask,
     Configure,
     Emit,
+    HandOver,
     Imported,
     Message,
     Notice,
@@ -64,9 +66,10 @@ class Line:
         self._on_event: Callable[[Event], None] | None = None
         self._on_snapshot: Callable[[str, Mapping[str, Any]], None] | None = None
         self._on_stop: Callable[[], None] | None = None
+        self._on_hand_over: Callable[[], Mapping[str, Any]] | None = None
         self._early: list[Message] = []
         self._view: TableView | None = None
-        self._channel.send(Imported())
+        self._channel.send(Imported(__version__))
         self.started: asyncio.Future[tuple[Start, list[int]]] = self._loop.create_future()
         self.stopped = asyncio.Event()
 
@@ -109,6 +112,9 @@ class Line:
         if self.stopped.is_set():
             handler()
 
+    def on_hand_over(self, handler: Callable[[], Mapping[str, Any]]) -> None:
+        self._on_hand_over = handler
+
     # The channel
 
     def attach(self, view: TableView) -> None:
@@ -147,6 +153,8 @@ class Line:
                         future.set_exception(ControlError(str(result)))
             case Stop():
                 self.stop()
+            case HandOver():
+                self._hand_over()
             case _:
                 raise ProtocolError(f"a component is never told {type(message).__name__}")
         for descriptor in descriptors:
@@ -200,6 +208,13 @@ class Line:
             self.stopped.set()
             if self._on_stop is not None:
                 self._on_stop()
+
+    def _hand_over(self) -> None:
+        if self._on_hand_over is None:
+            self.stop()
+        elif not self.stopped.is_set():
+            self.publish(self._on_hand_over())
+            self.stopped.set()
 
     def _on_end(self) -> None:
         # The supervisor is gone: a process that waits for its Start has nothing to end in order.
@@ -259,7 +274,8 @@ async def serve(kind: Kind, channel: int) -> int:
             state=start.state, verdicts=verdicts if kind.rights.verdicts else None)
         running = asyncio.ensure_future(main(host))
         await asyncio.sleep(0)                              # its handlers are in place when others may ask
-        line.tell_started()
+        if not running.done():
+            line.tell_started()
         await running
     except StartError as error:
         print(f"ns7 {name}: {error}", file=sys.stderr, flush=True)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from balancer.component import Event, components
-from balancer.errors import ControlError, ProtocolError
+from balancer.errors import ControlError, ProtocolError, StartError
 from balancer.process.children import Child, Log, Post, Reserve, told
 from balancer.process.events import Events
 from balancer.process.kinds import CORE, find
@@ -19,6 +19,7 @@ from balancer.process.messages import (
     Ask,
     Configure,
     Emit,
+    HandOver,
     Message,
     Notice,
     Publish,
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
     from balancer.config import Config
     from balancer.process.state import State
 
+START_WAIT = 30.0           # seconds for the processes of an upgrade to load their code
+SETTLED = 0.2               # seconds in which a process that cannot run has ended
 STOP_WAIT = 3.0             # seconds for a process to end in order
 WAITING = 256               # requests under way at most
 EVENT_BURST, EVENT_RATE = 200, 20.0     # of one process: that many at once, then per second; more are dropped
+_STOP = Stop()
 TOLD = ("admin", "alert")   # who hears of events; admin hears of snapshots too
 
 
@@ -64,22 +68,26 @@ class Hosts:
         self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._facts: dict[str, Any] = {}
+        self._prepared: dict[str, Child] = {}           # processes that wait for their predecessors' end
+        self._left: dict[str, dict[str, Any]] = {}      # what a predecessor published last
+        self._changed = asyncio.Event()
 
     # Life
 
     def start(self) -> None:
         """Start what this host's configuration wants and does not run."""
-        config = self._state.config
-        for name in _wanted(config):
+        for name in _wanted(self._state.config):
             if name not in self._hosted:
-                if find(name).spare:
-                    self._reserves[name] = Reserve(name, self._log)
-                post = Post(name, self._log, lambda child, name=name: self._fill(name, child),      # type: ignore[misc]
-                            lambda message, name=name: self._heard(name, message),                  # type: ignore[misc]
-                            lambda code, final, name=name: self._ended(name, code, final),          # type: ignore[misc]
-                            self._reserves.get(name))
-                self._hosted[name] = Hosted(post)
-                post.fill()
+                self._start(name)
+
+    def _start(self, name: str) -> None:
+        if find(name).spare:
+            self._reserves[name] = Reserve(name, self._log)
+        post = Post(name, self._log, lambda child: self._fill(name, child), lambda message: self._heard(name, message),
+                    lambda code, final: self._ended(name, code, final), self._reserves.get(name))
+        self._hosted[name] = Hosted(post)
+        self._hosted[name].snapshot = self._left.pop(name, {})
+        post.fill(self._prepared.pop(name, None))
 
     def configure(self) -> None:
         """The configuration changed: tell those who run, start and stop as it wants."""
@@ -99,18 +107,78 @@ class Hosts:
         for hosted in self._hosted.values():
             hosted.post.send(Rows(), self._state.view_descriptors())
 
+    # Upgrade
+
+    async def prepare(self) -> None:
+        """Start what `start` would, up to the point where its code is loaded; StartError when that fails."""
+        self._prepared = {name: Child(name, self._log) for name in _wanted(self._state.config)}
+        try:
+            async with asyncio.timeout(START_WAIT):
+                for name, child in self._prepared.items():
+                    await child.until_imported()
+                    if not child.alive:
+                        raise StartError(f"{name} does not start, it ended with {told(child.gone.result())}")
+        except TimeoutError:
+            late = [name for name, child in self._prepared.items() if not child.imported.is_set()]
+            raise StartError(f"{', '.join(late)}: not loaded after {START_WAIT:g} s") from None
+
+    def take_over(self, name: str, snapshot: dict[str, Any]) -> None:
+        """A predecessor's process has ended, leaving this: start ours, if there shall be one."""
+        self._left[name] = snapshot
+        if name in _wanted(self._state.config) and name not in self._hosted:
+            self._start(name)
+
+    async def until_running(self, names: Collection[str], seconds: float) -> None:
+        """Until all of these that there are run, and have for a moment; StartError when one ends, or takes too long."""
+        chosen = {name: self._hosted[name] for name in names if name in self._hosted}
+        waiting: list[str] = []
+        try:
+            async with asyncio.timeout(seconds):
+                while waiting := [name for name, hosted in chosen.items() if not hosted.running]:
+                    _none_has_ended(chosen)
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise StartError(f"{', '.join(waiting)}: not running after {seconds:g} s") from None
+        await asyncio.sleep(SETTLED)
+        _none_has_ended(chosen)
+
+    async def hand_over(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        """End them all for those of a successor. `tell(name, snapshot)` as soon as one that ran has ended.
+
+        `start` brings them back, with what they published last.
+        """
+        async def leave(name: str) -> None:
+            hosted = self._hosted[name]
+            ran = hosted.running
+            self._fail_requests(name, f"{name} hands over to another version")
+            await self._stop(hosted, HandOver())
+            del self._hosted[name]
+            self._left[name] = hosted.snapshot
+            if ran:
+                tell(name, hosted.snapshot)
+
+        for reserve in self._reserves.values():
+            reserve.close()
+        self._reserves.clear()
+        await asyncio.gather(*(leave(name) for name in self._hosted if name not in TOLD))
+        await asyncio.gather(*(leave(name) for name in self._hosted))
+
     async def stop(self) -> None:
         """End them all, alert and admin last: they may have something to tell."""
+        for child in self._prepared.values():
+            child.kill()
         for reserve in self._reserves.values():
             reserve.close()
         last = [self._hosted.pop(name) for name in TOLD if name in self._hosted]
         await asyncio.gather(*(self._stop(hosted) for hosted in self._hosted.values()))
         await asyncio.gather(*(self._stop(hosted) for hosted in last))
 
-    async def _stop(self, hosted: Hosted) -> None:
+    async def _stop(self, hosted: Hosted, message: Stop | HandOver = _STOP) -> None:
         hosted.post.release()
-        hosted.post.send(Stop())
-        await hosted.post.ended(STOP_WAIT)
+        hosted.post.send(message)
+        # One that still loads its code has begun nothing that could be ended in order.
+        await hosted.post.ended(STOP_WAIT if hosted.running else 0.0)
 
     def kill(self) -> None:
         """End them at once."""
@@ -138,6 +206,7 @@ class Hosts:
         if hosted is None or hosted.post.released:
             return
         was, hosted.running = hosted.running, False
+        self._changed.set()
         self._fail_requests(name, f"{name} has ended")
         self._events.tell("component", name, "up" if was else "starting", "failed" if final else "down", told(code))
 
@@ -150,6 +219,7 @@ class Hosts:
         match message:
             case Started():
                 hosted.running = True
+                self._changed.set()
                 if hosted.post.restarts:
                     self._events.tell("component", name, "down", "up", "started again")
                 elif name in self._reserves:
@@ -251,6 +321,11 @@ class Hosts:
         """Every process by name: pid, restarts, whether it runs, and what it published."""
         return {name: {"pid": hosted.post.pid, "running": hosted.running, "restarts": hosted.post.restarts,
                        "published": hosted.snapshot} for name, hosted in sorted(self._hosted.items())}
+
+
+def _none_has_ended(chosen: Mapping[str, Hosted]) -> None:
+    if ended := [name for name, hosted in chosen.items() if hosted.post.restarts or not hosted.post.pid]:
+        raise StartError(f"{', '.join(ended)}: does not run")
 
 
 def _wanted(config: Config) -> list[str]:

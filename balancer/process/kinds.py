@@ -1,15 +1,23 @@
 """The kinds of processes, one row each: how a child is called, where it starts, what it keeps.
 
-Children are started by re-executing Python (`python -P -m balancer --role KIND`), never by fork after a loop exists.
+Children are started by re-executing Python (`python -P -m balancer --role KIND`), never by fork after a loop exists,
+and only from the folder this very program was started from: what is installed since is another version (upgrade.py).
 The core's kinds stand here; every component found by entry point adds its own row (`find`).
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from balancer.component import Rights, components, resolve
+
+# Symbolic links ("current") may lead elsewhere tomorrow. The last part of the interpreter's path must stay: a virtual
+# environment's python is itself a link, and knows its environment by its own path.
+FOLDER = str(Path(__file__).resolve().parent.parent.parent)
+PYTHON = str(Path(sys.executable).parent.resolve() / Path(sys.executable).name)
 
 
 class Kind(NamedTuple):
@@ -48,9 +56,15 @@ def find(role: str) -> Kind:
     return Kind(f"ns7 {role}", HOSTED, record.main, role, record.config, record.rights, record.spare, asks=True)
 
 
-def command(role: str, channel: int) -> list[str]:
-    """The argument vector of a child; `channel` is a descriptor that it inherits."""
-    return [sys.executable, "-P", "-m", "balancer", "--role", role, "--channel", str(channel)]
+def command(role: str) -> list[str]:
+    """The argument vector of a child, up to the number of the descriptor of its channel."""
+    return [PYTHON, "-P", "-m", "balancer", "--role", role, "--channel"]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a child: it finds our folder before any other."""
+    path = [FOLDER, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
 
 
 def run(role: str, channel: int) -> None:

@@ -84,7 +84,9 @@ class Changed(NamedTuple):
 # any child → supervisor
 
 class Imported(NamedTuple):
-    """The process has loaded its code and waits to be told what to be."""
+    """The process has loaded its code, of this version, and waits to be told what to be."""
+
+    version: str
 
 
 # worker → supervisor
@@ -144,6 +146,10 @@ class Snapshot(NamedTuple):
     data: dict[str, Any]
 
 
+class HandOver(NamedTuple):
+    """Another supervisor takes over: end at once and undo nothing. What is published last goes to the successor."""
+
+
 # admin, alert, component → supervisor
 
 class Started(NamedTuple):
@@ -187,11 +193,71 @@ class Reply(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Take nothing new, finish what is in flight, end."""
+    """Take nothing new, finish what is in flight, end. grace: seconds that TCP connections in use may go on.
+
+    alone: which TCP listeners, by their order, nobody else listens on: they shall listen no more.
+    """
+
+    grace: float = 0.0
+    alone: list[int] = []
+
+
+# between the supervisors of two versions (upgrade.py). They are of different age, so what stands here stays as it is;
+# whoever changes it raises HAND_OVER. A Notice, a Snapshot and Started travel here too.
+
+HAND_OVER = 1
+
+
+class Inherit(NamedTuple):
+    """old → new: what the descriptors beside it are, one word each: "listener", "control", "config", "row"."""
+
+    kinds: list[str]
+
+
+class Estate(NamedTuple):
+    """old → new: all of it has been said. version: the old program's. restarts: workers replaced so far."""
+
+    protocol: int
+    version: str
+    control: str
+    restarts: int
+
+
+class Prepared(NamedTuple):
+    """new → old: the new workers listen, and what else shall run has loaded its code.
+
+    kept: which of the listeners, by their order, go on to be used. attached: the old memory is read as it is;
+    else its counters are needed by value.
+    """
+
+    version: str
+    kept: list[int]
+    attached: bool
+
+
+class Counters(NamedTuple):
+    """old → new: a service of the old table with all its counters, as `TableView.services` tells it."""
+
+    service: dict[str, Any]
+
+
+class Ended(NamedTuple):
+    """old → new: all processes but the old workers have handed over and ended: start the rest, and say Started."""
+
+
+class Succeed(NamedTuple):
+    """old → new: the service manager knows that the new supervisor is the one; the control socket is its own."""
+
+
+class Refused(NamedTuple):
+    """new → old: it will not be; nothing has changed."""
+
+    reason: str
 
 
 Message = (Attach | Admit | Listen | TcpLimits | TcpReach | Reach | Go | Changed | Imported | Listening | Start
-           | Configure | Rows | Notice | Snapshot | Started | Emit | Publish | Ask | Reply | Stop)
+           | Configure | Rows | Notice | Snapshot | HandOver | Started | Emit | Publish | Ask | Reply | Stop
+           | Inherit | Estate | Prepared | Counters | Ended | Succeed | Refused)
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 

@@ -20,6 +20,7 @@ TCP_NOTSENT_LOWAT = 25
 DISCARD = 9
 BACKLOG = 4096              # connections the kernel completes before a worker takes them (net.core.somaxconn caps it)
 UNSENT_MOST = 131072
+KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
 
 
 def set_buffers(one: socket.socket, size: int) -> None:
@@ -71,24 +72,30 @@ def _reason(error: OSError) -> str:
     }.get(error.errno or 0, error.strerror or str(error))
 
 
-def probe_listen(address: Endpoint) -> bool:
-    """Whether the address is on this host now; `StartError` when anybody holds its port already.
+def probe_listen(proto: str, address: Endpoint) -> None:
+    """`StartError` when anybody listens there already.
 
     SO_REUSEPORT would let a second ns7 of the same user share the port silently; a bind without it does not.
     """
-    _bound(address, reuse_port=False).close()
-    _bound(address, reuse_port=False, kind=socket.SOCK_STREAM).close()
+    _bound(address, reuse_port=False, kind=KINDS[proto]).close()
+
+
+def is_local(address: Endpoint) -> bool:
+    """Whether the address is on this host now."""
     try:
-        _bound(address, reuse_port=False, free=False).close()
+        _bound(address._replace(port=0), reuse_port=False, free=False).close()
     except StartError:
         return False
     return True
 
 
-def open_listener(address: Endpoint, buffer: int) -> socket.socket:
-    """A UDP socket bound to `address`, one of a SO_REUSEPORT group; never SO_REUSEADDR, which would let named in."""
-    one = _bound(address, reuse_port=True)
-    set_buffers(one, buffer)
+def open_listener(proto: str, address: Endpoint) -> socket.socket:
+    """A socket that listens on `address`, one of a SO_REUSEPORT group. The buffers of UDP are set by `set_buffers`."""
+    return _open_tcp_listener(address) if proto == "tcp" else _open_udp_listener(address)
+
+
+def _open_udp_listener(address: Endpoint) -> socket.socket:
+    one = _bound(address, reuse_port=True)      # never SO_REUSEADDR, which would let named in
     _no_path_mtu(one)
     if address.host in ("0.0.0.0", "::"):       # answers must leave from the address that was asked
         if one.family == socket.AF_INET6:
@@ -96,6 +103,44 @@ def open_listener(address: Endpoint, buffer: int) -> socket.socket:
         else:
             one.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     return one
+
+
+def _open_tcp_listener(address: Endpoint) -> socket.socket:
+    one = _bound(address, reuse_port=True, kind=socket.SOCK_STREAM)
+    # Connections inherit the options. Answers leave at once; what the kernel holds unsent for a client that does not
+    # read is bounded.
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    one.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MOST)
+    try:
+        one.listen(BACKLOG)
+    except OSError as error:
+        one.close()
+        raise StartError(f"cannot listen on {address}/tcp: {_reason(error)}") from error
+    return one
+
+
+def listens_on(one: socket.socket) -> tuple[str, tuple[str, int]] | None:
+    """("udp" or "tcp", (host, port)) of a listening socket as `open_listener` makes it; None for any other."""
+    try:
+        if one.family not in (socket.AF_INET, socket.AF_INET6) or (
+                not one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)):
+            return None
+        if one.type == socket.SOCK_STREAM:
+            if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return None
+            proto = "tcp"
+        elif one.type == socket.SOCK_DGRAM:
+            with contextlib.suppress(OSError):
+                one.getpeername()
+                return None                     # connected: it hears one peer only
+            proto = "udp"
+        else:
+            return None
+        host, port = one.getsockname()[:2]
+        one.setblocking(False)
+    except OSError:
+        return None
+    return proto, (host, port)
 
 
 def silence(one: socket.socket) -> None:
@@ -109,20 +154,6 @@ def silence(one: socket.socket) -> None:
         host = "127.0.0.1" if one.family == socket.AF_INET else "::1"
     with contextlib.suppress(OSError):
         one.connect((host, DISCARD))
-
-
-def open_tcp_listener(address: Endpoint) -> socket.socket:
-    """A TCP socket that listens on `address`, one of a SO_REUSEPORT group. Connections inherit its options."""
-    one = _bound(address, reuse_port=True, kind=socket.SOCK_STREAM)
-    # Answers leave at once; what the kernel holds unsent for a client that does not read is bounded.
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    one.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MOST)
-    try:
-        one.listen(BACKLOG)
-    except OSError as error:
-        one.close()
-        raise StartError(f"cannot listen on {address}/tcp: {_reason(error)}") from error
-    return one
 
 
 def open_server(address: Endpoint, source: str | None, buffer: int) -> socket.socket:

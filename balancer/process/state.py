@@ -3,8 +3,9 @@
 A worker is handed all of it when it starts, so a successor goes on where the last one stopped. Servers, weights,
 rules and access lists change in place, through the table. What only new memory or other sockets can bring (listen
 addresses, number of workers, buffers, services) is a new `Crew` beside the old one: it listens on the same sockets
-where they stay the same, and the old one ends when it has nothing in flight. Pure ownership: no process is started
-and no loop is used here.
+where they stay the same, and the old one ends when it has nothing in flight. An upgrade (upgrade.py) does the same
+between two supervisors: the new one begins with an `Inheritance`. Pure ownership: no process is started and no loop
+is used here.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from balancer.datapath.admission import ranges
 from balancer.datapath.query import Slots, slots_size
-from balancer.errors import StartError
+from balancer.errors import LayoutError, StartError
 from balancer.process import sockets
 from balancer.process.messages import Admit, Attach, Go, Listen, Message, Reach, TcpLimits, TcpReach
 from balancer.table.table import (
@@ -27,13 +28,14 @@ from balancer.table.table import (
     SERVICES,
     ConfigTable,
     Row,
+    ServerEntry,
     allocate,
     config_size,
     read_only,
     row_size,
 )
 from balancer.table.verdicts import Verdicts, verdicts_size
-from balancer.table.view import TableView
+from balancer.table.view import TableView, difference
 
 if TYPE_CHECKING:
     from balancer.config import Config, Endpoint
@@ -43,20 +45,37 @@ DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "
              "suspend", "min_alive", "when_all_down")
 TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
             "tcp_connections_max", "tcp_per_client")
+PROTOCOLS = ("udp", "tcp")
 LEAST_PER_CLIENT = 8        # of tcp_per_client in one worker: a client's few connections may all meet the same one
 
 Send = Callable[[Message, list[int]], None]
 
 
 class Place(NamedTuple):
-    """A listening socket's place: which address, for which worker of a crew."""
+    """A listening socket's place: "udp" or "tcp", which address, for which worker of a crew."""
 
+    proto: str
     address: Endpoint
     worker: int
 
 
+class Inheritance(NamedTuple):
+    """What a supervisor begins with instead of nothing; it owns the descriptors.
+
+    listeners: sockets that may be ours. config, rows: descriptors of the memory of a supervisor that still runs, its
+    rows writable and written by it until it has ended; no config: there is no such supervisor.
+    """
+
+    listeners: Sequence[socket.socket] = ()
+    config: int | None = None
+    rows: Sequence[int] = ()
+
+
+NOTHING = Inheritance()
+
+
 class WorkerState:
-    """One worker's memory and sockets, kept from one process to the next. `listeners`: (service, socket)."""
+    """One worker's memory and sockets, kept from one process to the next. `listeners`: (service, proto, socket)."""
 
     def __init__(self, inflight_max: int) -> None:
         self.row_fd = allocate("ns7-row", row_size())
@@ -64,8 +83,7 @@ class WorkerState:
         self.row_view_fd = read_only(self.row_fd)
         self.slots_fd = allocate("ns7-slots", slots_size(inflight_max))
         Slots(self.slots_fd, True, SERVICES, True)          # writes the header
-        self.listeners: list[tuple[int, socket.socket]] = []
-        self.tcp_listeners: list[tuple[int, socket.socket]] = []
+        self.listeners: list[tuple[int, str, socket.socket]] = []
         self.servers: dict[tuple[int, int], list[socket.socket]] = {}
 
     def heartbeat_age(self) -> float:
@@ -94,13 +112,18 @@ class Crew:
 class State:
     """Everything that outlives a worker."""
 
-    def __init__(self, config: Config, workers: int) -> None:
+    def __init__(self, config: Config, workers: int, inheritance: Inheritance = NOTHING) -> None:
         _raise_descriptor_limit()
         self.absent = [address for service in config.services for address in service.listen
-                       if workers and not sockets.probe_listen(address)]
+                       if workers and not sockets.is_local(address)]
         self.config = config
         self.config_fd = allocate("ns7-config", config_size())
-        self.table = ConfigTable(self.config_fd, True, True)
+        self.inherited: list[Row] = []          # of the supervisor before, until it has ended
+        self._inherited_fds = list(inheritance.rows)
+        self._inherited_view_fds: list[int] = []
+        self._carried: dict[str, Any] = {}      # counters by value so far, by service
+        self.attached = self._attach(inheritance.config)
+        self.table = ConfigTable(self.config_fd, True, not self.attached)
         self.config_view_fd = read_only(self.config_fd)
         self.verdicts_fd = allocate("ns7-verdicts", verdicts_size())
         self.verdicts = Verdicts(self.verdicts_fd, True, True)
@@ -110,17 +133,41 @@ class State:
         self.past = Row(self.past_fd, True, True)
         self.past_view_fd = read_only(self.past_fd)
         self.listeners: dict[Place, socket.socket] = {}
-        self.tcp_listeners: dict[Place, socket.socket] = {}
+        # Listening sockets that live on elsewhere when we close ours: what they get must never be turned away.
+        self.lent: set[socket.socket] = set()
         self.unreached: dict[str, str] = {}         # "service/server" → why it has no sockets
         self.retiring: list[Crew] = []
-        for number, service in enumerate(config.services):
-            self._describe(number, service)
-            for slot, server in enumerate(service.servers):
-                self.table.add_server(number, slot, server.name, str(server.address), server.weight, 0, server.state)
-            self.table.set_primary(number, self._primary(number, service))
+        self.crew = Crew([], ())
+        if self.attached:
+            self._check_room(config)
+            self._apply_services(config, {})
+        else:
+            for number, service in enumerate(config.services):
+                self._describe(number, service)
+                for slot, server in enumerate(service.servers):
+                    self.table.add_server(number, slot, server.name, str(server.address), server.weight, 0,
+                                          server.state)
+                self.table.set_primary(number, self._primary(number, service))
         self.table.publish()
-        self._open_listeners(config, workers)
+        self._open_listeners(config, workers, inheritance.listeners)
         self.crew = self._new_crew(config, workers)
+
+    def _attach(self, config: int | None) -> bool:
+        """Begin with a copy of another supervisor's table and a view of its rows, if they are laid out as ours."""
+        if config is None:
+            return False
+        try:
+            ConfigTable(config)
+            self.inherited = [Row(row, True) for row in self._inherited_fds]
+        except LayoutError:
+            self.inherited = []
+            return False
+        finally:
+            data = os.pread(config, config_size(), 0)
+            os.close(config)
+        os.pwrite(self.config_fd, data, 0)
+        self._inherited_view_fds = [read_only(row) for row in self._inherited_fds]
+        return True
 
     # Views
 
@@ -130,12 +177,19 @@ class State:
 
     def view(self) -> TableView:
         """The table and all rows, those of the past first."""
-        rows = [self.past, *(worker.row for crew in self.crews() for worker in crew.workers)]
+        rows = [self.past, *self.inherited, *(worker.row for crew in self.crews() for worker in crew.workers)]
         return TableView(self.table, rows, self.verdicts)
 
     def view_descriptors(self) -> list[int]:
         """Read-only descriptors in the order of `view`."""
-        return [self.past_view_fd, *(worker.row_view_fd for crew in self.crews() for worker in crew.workers)]
+        return [self.past_view_fd, *self._inherited_view_fds,
+                *(worker.row_view_fd for crew in self.crews() for worker in crew.workers)]
+
+    def row_descriptors(self) -> list[int]:
+        """The rows themselves, for a successor that may write them when we have ended."""
+        return [self.past_fd, *self._inherited_fds,
+                *(worker.row_fd for crew in self.crews() for worker in crew.workers)]
+
 
     def number(self, name: str) -> int | None:
         """The slot of a present service."""
@@ -147,23 +201,35 @@ class State:
 
     # Sockets
 
-    def _open_listeners(self, config: Config, workers: int) -> None:
+    def _open_listeners(self, config: Config, workers: int, found: Sequence[socket.socket] = ()) -> None:
+        """Open what is missing, or take it from the sockets `found`; of those the others are closed."""
+        # An address that a retiring crew still holds is ours, though no new query reaches it there.
+        ours: set[tuple[str, tuple[str, int]]] = {(place.proto, place.address) for place in self.listeners}
+        ours |= {(proto, listener.getsockname()[:2]) for crew in self.crews() for worker in crew.workers
+                 for _, proto, listener in worker.listeners}
+        waiting: dict[tuple[str, tuple[str, int]] | None, list[socket.socket]] = {}
+        for listener in found:
+            waiting.setdefault(sockets.listens_on(listener), []).append(listener)
         opened: list[Place] = []
         try:
-            for service in config.services:
-                for place in (Place(address, worker) for address in service.listen for worker in range(workers)):
-                    if place not in self.listeners:
-                        self.listeners[place] = sockets.open_listener(place.address, config.process.udp_buffer)
-                        opened.append(place)
-                        self.tcp_listeners[place] = sockets.open_tcp_listener(place.address)
-                    else:
-                        sockets.set_buffers(self.listeners[place], config.process.udp_buffer)
+            for place in _places(config, workers):
+                what = place.proto, place.address
+                if place not in self.listeners and waiting.get(what):
+                    self.listeners[place] = waiting[what].pop(0)
+                elif place not in self.listeners:
+                    if what not in ours:
+                        sockets.probe_listen(place.proto, place.address)
+                    self.listeners[place] = sockets.open_listener(place.proto, place.address)
+                    opened.append(place)
+                ours.add(what)
+                if place.proto == "udp":
+                    sockets.set_buffers(self.listeners[place], config.process.udp_buffer)
         except StartError:
             for place in opened:
                 self.listeners.pop(place).close()
-                if place in self.tcp_listeners:
-                    self.tcp_listeners.pop(place).close()
             raise
+        for listener in set(found) - set(self.listeners.values()):
+            listener.close()
 
     def _new_crew(self, config: Config, workers: int) -> Crew:
         members = [WorkerState(config.process.inflight_max) for _ in range(workers)]
@@ -173,9 +239,8 @@ class State:
             assert number is not None
             numbers.append(number)
             for index, worker in enumerate(members):
-                worker.listeners += [(number, self.listeners[Place(address, index)]) for address in service.listen]
-                worker.tcp_listeners += [(number, self.tcp_listeners[Place(address, index)])
-                                         for address in service.listen]
+                worker.listeners += [(number, proto, self.listeners[Place(proto, address, index)])
+                                     for proto in PROTOCOLS for address in service.listen]
         return Crew(members, tuple(numbers))
 
     def reach(self, worker: WorkerState) -> list[Reach]:
@@ -183,7 +248,7 @@ class State:
         opened = []
         for service in self.config.services:
             number = self.number(service.name)
-            if number is None or not any(number == known for known, _ in worker.listeners):
+            if number is None or not any(number == known for known, *_ in worker.listeners):
                 continue
             for entry in self.table.servers(number):
                 server = self._server(number, entry.name)
@@ -213,10 +278,8 @@ class State:
                                     *others])
         for message in (*self.admissions(crew), *self.tcp(crew)):
             send(message, [])
-        for number, listener in worker.listeners:
-            send(Listen(number), [listener.fileno()])
-        for number, listener in worker.tcp_listeners:
-            send(Listen(number, "tcp"), [listener.fileno()])
+        for number, proto, listener in worker.listeners:
+            send(Listen(number, proto), [listener.fileno()])
         for (number, slot), ends in worker.servers.items():
             send(Reach(number, slot), [end.fileno() for end in ends])
         send(Go(), [])
@@ -284,13 +347,8 @@ class State:
         self._check_room(config)
         reshaped = self.reshapes(config, workers)
         if reshaped:
-            # An address that a retiring crew still holds is ours, though no new query reaches it there.
-            ours = {listener.getsockname()[:2] for crew in self.crews() for listener in _listeners(crew)}
-            for address in {address for service in config.services for address in service.listen}:
-                if (address.host, address.port) not in ours:
-                    sockets.probe_listen(address)
             self._open_listeners(config, workers)
-        changes = self._apply_services(config)
+        changes = self._apply_services(config, {service.name: service for service in old.services})
         self.config = config
         if changes or reshaped:
             self.table.publish()
@@ -316,8 +374,8 @@ class State:
         if fresh > len(free):
             raise StartError(f"no service slot is free ({SERVICES} in use)")
 
-    def _entry(self, number: int, server: Server) -> int | None:
-        return next((entry.slot for entry in self.table.servers(number)
+    def _entry(self, number: int, server: Server) -> ServerEntry | None:
+        return next((entry for entry in self.table.servers(number)
                      if entry.state == "present" and entry.name == server.name
                      and entry.address == str(server.address)), None)
 
@@ -328,18 +386,18 @@ class State:
                              _retry_rcodes(service), service.suspend == "on", service.min_alive,
                              _when_all_down(service))
 
-    def _apply_services(self, config: Config) -> list[str]:
+    def _apply_services(self, config: Config, before: Mapping[str, Service]) -> list[str]:
+        """Write the services into the table; `before`: what is known of those that stand there."""
         changes = []
-        before = {service.name: service for service in self.config.services}
-        for name in before.keys() - {service.name for service in config.services}:
-            number = self.number(name)
-            assert number is not None
-            self.table.remove_service(number)
-            changes.append(f"removed service {name}")
+        wanted = {service.name for service in config.services}
+        for number in self.table.services:
+            if (name := self.table.service_name(number)) not in wanted:
+                self.table.remove_service(number)
+                changes.append(f"removed service {name}")
         for service in config.services:
-            number = self.number(service.name)
-            if number is not None:
-                changes += self._apply_service(number, before[service.name], service)
+            found = self.number(service.name)
+            if found is not None:
+                changes += self._apply_service(found, before.get(service.name), service)
                 continue
             number = next(one for one in range(SERVICES) if self.table.service_state(one) == "free")
             self._describe(number, service)
@@ -349,39 +407,40 @@ class State:
             changes.append(f"added service {service.name}")
         return changes
 
-    def _apply_service(self, number: int, old: Service, service: Service) -> list[str]:
+    def _apply_service(self, number: int, old: Service | None, service: Service) -> list[str]:
         changes = []
         if described := [f"{key} {getattr(service, key)}" for key in DESCRIBED
-                         if getattr(service, key) != getattr(old, key)]:
+                         if old is None or getattr(service, key) != getattr(old, key)]:
             self._describe(number, service)
             changes.append(f"{service.name}: {', '.join(described)}")
-        if any(getattr(service, key) != getattr(old, key) for key in TCP_KEYS):
+        if old is not None and any(getattr(service, key) != getattr(old, key) for key in TCP_KEYS):
             changes.append(f"{service.name}: TCP limits")
-        if service.admit != old.admit:
+        if old is not None and service.admit != old.admit:
             changes.append(f"{service.name}: access lists")
-        before = {server.name: server for server in old.servers}
+        before = {server.name: server for server in old.servers} if old is not None else {}
         for entry in self.table.servers(number):
             wanted = next((server for server in service.servers if server.name == entry.name), None)
             keep = wanted is not None and str(wanted.address) == entry.address and (
-                (wanted.source, wanted.sockets) == (before[entry.name].source, before[entry.name].sockets))
+                entry.name not in before or (wanted.source, wanted.sockets) == (
+                    before[entry.name].source, before[entry.name].sockets))
             if entry.state == "present" and not keep:
                 self.table.remove_server(number, entry.slot)
                 changes.append(f"{service.name}: removed {entry.name} ({entry.address})")
         now = time.monotonic_ns()
         for server in service.servers:
-            slot = self._entry(number, server)
-            if slot is None:
+            known = self._entry(number, server)
+            if known is None:
                 slot = self.table.free_slots(number)[0]
                 self.table.add_server(number, slot, server.name, str(server.address), server.weight, now, server.state)
                 changes.append(f"{service.name}: added {server.name} ({server.address}), weight {server.weight}")
                 continue
-            was = before[server.name]
-            if server.weight != was.weight:
-                self.table.set_weight(number, slot, server.weight, now)
-                changes.append(f"{service.name}: {server.name} weight {was.weight} → {server.weight}")
-            if server.state != was.state:
-                self.table.set_ordered(number, slot, server.state, now)
-                changes.append(f"{service.name}: {server.name} state {was.state} → {server.state}")
+            was = before.get(server.name, server)
+            if server.weight != known.weight:
+                self.table.set_weight(number, known.slot, server.weight, now)
+                changes.append(f"{service.name}: {server.name} weight {known.weight} → {server.weight}")
+            if server.state != known.ordered:
+                self.table.set_ordered(number, known.slot, server.state, now)
+                changes.append(f"{service.name}: {server.name} state {known.ordered} → {server.state}")
             if server.tcp_connections != was.tcp_connections:
                 changes.append(f"{service.name}: {server.name} tcp_connections {server.tcp_connections}")
         primary = self._primary(number, service)
@@ -391,9 +450,15 @@ class State:
         return changes
 
     def reclaim(self) -> None:
-        """Free the slots of removed servers that every worker has let go, and close our ends toward them."""
+        """Free the slots of removed servers and services that every worker has let go, and close our ends to them."""
+        if self.inherited:                      # its workers still count in these slots
+            return
         workers = [worker for crew in self.crews() for worker in crew.workers]
+        known = {number for crew in self.crews() for number in crew.services}
         for number in range(SERVICES):
+            if self.table.service_state(number) == "removed" and number not in known:
+                self.table.free_service(number)
+                self.past.clear_service(number)
             if self.table.service_state(number) != "present":
                 continue
             for entry in self.table.servers(number):
@@ -408,13 +473,26 @@ class State:
                 self.past.clear_server(number, entry.slot)
                 self.table.free_server(number, entry.slot)
 
+    def _used_elsewhere(self, crew: Crew) -> set[socket.socket]:
+        return self.lent | (_listeners(self.crew) if crew is not self.crew else set())
+
     def silence(self, crew: Crew) -> None:
-        """Let nothing new arrive where only this crew listens; what waits in its sockets stays readable."""
-        used = set(_listeners(self.crew)) if crew is not self.crew else set()
+        """Let no query arrive where only this crew listens; what waits in its sockets stays readable.
+
+        Of TCP each worker does it itself, when it has accepted what waits (`alone`).
+        """
+        mine = _listeners(crew) - self._used_elsewhere(crew)
         for place, listener in list(self.listeners.items()):
-            if listener not in used and listener in _listeners(crew):
-                sockets.silence(self.listeners.pop(place))
-                self.tcp_listeners.pop(place)       # its worker takes what waits there, and no more
+            if listener in mine:
+                self.listeners.pop(place)
+                if place.proto == "udp":
+                    sockets.silence(listener)
+
+    def alone(self, crew: Crew, worker: WorkerState) -> list[int]:
+        """The numbers of a worker's TCP listeners on which nobody but its crew listens."""
+        used = self._used_elsewhere(crew)
+        mine = [listener for _, proto, listener in worker.listeners if proto == "tcp"]
+        return [number for number, listener in enumerate(mine) if listener not in used]
 
     def bury(self, crew: Crew) -> None:
         """All processes of a retiring crew are gone: its counters become past, its memory and sockets are given up."""
@@ -422,25 +500,55 @@ class State:
         for worker in crew.workers:
             self.past.absorb(worker.row, crew.services)
             worker.close()
-        kept = {listener for one in self.crews() for listener in _listeners(one)}
-        for listener in set(_listeners(crew)) - kept:
+        for listener in _listeners(crew).difference(*(_listeners(one) for one in self.crews())):
             listener.close()
-        kept = {listener for one in self.crews() for listener in _tcp_listeners(one)}
-        for listener in set(_tcp_listeners(crew)) - kept:
-            listener.close()
-        known = {number for one in self.crews() for number in one.services}
-        for number in range(SERVICES):
-            if self.table.service_state(number) == "removed" and number not in known:
-                self.table.free_service(number)
-                self.past.clear_service(number)
+        self.reclaim()
+
+    def listening(self) -> dict[Place, socket.socket]:
+        """The listening sockets of the present crew."""
+        mine = _listeners(self.crew)
+        return {place: listener for place, listener in self.listeners.items() if listener in mine}
+
+    # A supervisor before us
+
+    def carry(self, told: Mapping[str, Any]) -> None:
+        """Count what a predecessor of another layout has counted in a service, and has not told of before."""
+        number = self.number(str(told["name"]))
+        if number is None:
+            return
+        more = difference(dict(told), self._carried.get(told["name"]))
+        self._carried[told["name"]] = dict(told)
+        self.past.add_service(number, more["counters"])
+        slots = {(entry.name, entry.address): entry.slot for entry in self.table.servers(number)
+                 if entry.state == "present"}
+        before = {(name, address): one for name, address, one in more["servers"]}
+        for pair, slot in slots.items():
+            if pair in before:
+                self.past.add_server(number, slot, before[pair])
+
+    def inherited_beat(self) -> float:
+        """Seconds since any worker of the supervisor before last swept."""
+        now = time.monotonic_ns()
+        return min(((now - row.heartbeat_ns) / 1e9 for row in self.inherited), default=float("inf"))
+
+    def bury_inherited(self) -> None:
+        """The supervisor before has ended, and all its workers: their counters become past."""
+        numbers = [number for number in range(SERVICES) if self.table.service_state(number) != "free"]
+        for row in self.inherited:
+            self.past.absorb(row, numbers)
+        for descriptor in (*self._inherited_fds, *self._inherited_view_fds):
+            os.close(descriptor)
+        self.inherited, self._inherited_fds, self._inherited_view_fds = [], [], []
+        self.reclaim()
 
 
-def _listeners(crew: Crew) -> list[socket.socket]:
-    return [listener for worker in crew.workers for _, listener in worker.listeners]
+def _places(config: Config, workers: int) -> Iterator[Place]:
+    return (Place(proto, address, worker) for service in config.services for address in service.listen
+            for proto in PROTOCOLS for worker in range(workers))
 
 
-def _tcp_listeners(crew: Crew) -> list[socket.socket]:
-    return [listener for worker in crew.workers for _, listener in worker.tcp_listeners]
+def _listeners(crew: Crew) -> set[socket.socket]:
+    return {listener for worker in crew.workers for *_, listener in worker.listeners}
 
 
 def _shape(config: Config, workers: int) -> object:

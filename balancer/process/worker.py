@@ -12,9 +12,11 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 
 import uvloop
 
+from balancer import __version__
 from balancer.datapath.poller import DataPath
 from balancer.datapath.query import check_none_live
 from balancer.errors import ProtocolError
@@ -50,7 +52,7 @@ class Worker:
         self._stopping = False
         self._drained = False
         self._channel = Channel(end, self._on_message, self.stop, _broken)
-        self._channel.send(Imported())
+        self._channel.send(Imported(__version__))
 
     def _on_message(self, message: Message, descriptors: list[int]) -> None:
         match message:
@@ -81,8 +83,8 @@ class Worker:
             case Changed():
                 self._running.refresh()
                 self._close_removed()
-            case Stop():
-                self.stop()
+            case Stop(grace, alone):
+                self.stop(grace, alone)
             case _:
                 raise ProtocolError(f"a worker is never told {type(message).__name__}")
 
@@ -106,15 +108,19 @@ class Worker:
             for descriptor in self._servers.pop(pair, ()):
                 os.close(descriptor)
 
-    def stop(self) -> None:
-        """Take nothing new; end when nothing is in flight (at the latest after the longest timeout)."""
+    def stop(self, grace: float = 0.0, alone: Sequence[int] = ()) -> None:
+        """Take nothing new; end when nothing is in flight, at the latest after the longest timeout.
+
+        TCP connections in use may go on for `grace` seconds. Told again, the shorter grace holds. alone: see `Stop`.
+        """
+        if self._path is None or self._timer is None:
+            if not self.ended.done():
+                self.ended.set_result(None)
+            return
+        self._path.tcp.stop(grace, alone)
         if self._stopping:
             return
         self._stopping = True
-        if self._path is None or self._timer is None:
-            self.ended.set_result(None)
-            return
-        self._path.tcp.stop()
         self._drain(self._loop.time() + DRAIN)
 
     def _drain(self, deadline: float) -> None:

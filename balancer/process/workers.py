@@ -7,6 +7,7 @@ within milliseconds, and it goes on with the same sockets and the same queries.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -19,6 +20,7 @@ from balancer.process.state import Crew, State, WorkerState
 
 WATCH = 0.05                # seconds between looks at heartbeats
 START_WAIT = 20.0           # seconds for a new crew to listen before it is given up
+QUIET = 0.2                 # seconds at an end in which a TCP client that has just come may say something
 STOP_GRACE = 3.0            # seconds beyond the longest timeout that a stopping worker may take
 
 
@@ -75,29 +77,34 @@ class Workers:
     table has other rows."""
 
     def __init__(self, state: State, events: Events, log: Log, on_listening: Callable[[], None],
-                 on_rows: Callable[[], None]) -> None:
+                 on_rows: Callable[[], None], restarts: int = 0) -> None:
         self._state, self._events, self._log = state, events, log
         self._on_listening, self._on_rows = on_listening, on_rows
         self._loop = asyncio.get_running_loop()
         self._reserve = Reserve("worker", log)
-        self._team = Team(state.crew)
+        self._team = self._new_team(state.crew)
         self._retiring: dict[Team, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._stopping = False
-        self._past_restarts = 0
+        self._past_restarts = restarts
 
-    def start(self) -> None:
-        """Start the first crew."""
-        self._staff(self._team)
+    def start(self, children: Sequence[Child] = ()) -> None:
+        """Start the first crew, of these processes if there are any."""
+        self._staff(self._team, children)
         self._look()
 
-    def _staff(self, team: Team, children: Sequence[Child] = ()) -> None:
-        for member, child in zip_longest(team.members, children):
-            self._state.reach(member.state)
+    def _new_team(self, crew: Crew) -> Team:
+        team = Team(crew)
+        for member in team.members:
             member.post = Post("worker", self._log, lambda child, m=member: self._fill(team, m, child),     # type: ignore[misc]
                                lambda message, m=member: self._heard(team, m, message),                     # type: ignore[misc]
                                lambda code, final, m=member: self._ended(m, code),                          # type: ignore[misc]
                                self._reserve, until_done=True)
+        return team
+
+    def _staff(self, team: Team, children: Sequence[Child] = ()) -> None:
+        for member, child in zip_longest(team.members, children):
+            self._state.reach(member.state)
             member.post.fill(child)
 
     def _fill(self, team: Team, member: Member, child: Child) -> None:
@@ -181,11 +188,13 @@ class Workers:
         children = [Child("worker", self._log) for _ in range(count)]
         try:
             async with asyncio.timeout(START_WAIT):
-                await asyncio.gather(*(child.imported.wait() for child in children))
-        except TimeoutError:
+                await asyncio.gather(*(child.until_imported() for child in children))
+            if ended := [child.gone.result() for child in children if not child.alive]:
+                raise StartError(f"a new worker ended with {told(ended[0])}")
+        except (TimeoutError, StartError) as error:
             for child in children:
                 child.kill()
-            raise StartError(f"new workers are not ready after {START_WAIT:g} s") from None
+            raise StartError(str(error) or f"new workers are not ready after {START_WAIT:g} s") from None
         return children
 
     async def exchange(self, children: list[Child]) -> None:
@@ -193,45 +202,52 @@ class Workers:
 
         StartError when that takes too long; the old one goes on until it has come to pass.
         """
-        old, self._team = self._team, Team(self._state.crew)
+        old, self._team = self._team, self._new_team(self._state.crew)
         self._past_restarts += sum(member.post.restarts for member in old.members)
         self._retiring[old] = self._loop.create_task(self._retire(old))
         self._staff(self._team, children)
         self._on_rows()
         try:
             async with asyncio.timeout(START_WAIT):
-                await self._until_listening()
+                await self.until_listening()
         except TimeoutError:
             raise StartError(f"the new workers do not listen after {START_WAIT:g} s; the old ones go on") from None
 
-    async def _until_listening(self) -> None:
+    async def until_listening(self) -> None:
+        """Until all workers of the present crew listen."""
         while not self._team.listening:
             self._changed.clear()
             await self._changed.wait()
 
     async def _retire(self, team: Team) -> None:
-        await self._until_listening()
-        await self._end(team)
+        await self.until_listening()
+        await self._end(team, self._state.config.process.upgrade_grace)
         del self._retiring[team]
         self._state.bury(team.crew)
         self._on_rows()
 
-    async def _end(self, team: Team) -> None:
+    async def _end(self, team: Team, grace: float, most: float = math.inf) -> None:
         self._state.silence(team.crew)
         for member in team.members:
             member.post.release()
-            member.post.send(Stop())
-        longest = max(max(service.udp_timeout, 2 * service.tcp_timeout)
-                      for service in self._state.config.services) + STOP_GRACE
-        await asyncio.gather(*(member.post.ended(longest) for member in team.members))
+            member.post.send(Stop(grace, self._state.alone(team.crew, member.state)))
+        longest = grace + STOP_GRACE + max(max(service.udp_timeout, 2 * service.tcp_timeout)
+                                           for service in self._state.config.services)
+        await asyncio.gather(*(member.post.ended(min(longest, most)) for member in team.members))
 
-    async def stop(self) -> None:
-        """End all workers: nothing new is taken, what is in flight is answered."""
+    async def leave(self) -> None:
+        """Workers of another supervisor have come to listen: ours end in their own time."""
+        await asyncio.gather(self._end(self._team, self._state.config.process.upgrade_grace),
+                             *self._retiring.values())
+        self._reserve.close()
+
+    async def stop(self, most: float = math.inf) -> None:
+        """End all workers, in `most` seconds: nothing new is taken, what is in flight is answered."""
         self._stopping = True
         self._reserve.close()
         for task in self._retiring.values():
             task.cancel()
-        await asyncio.gather(*(self._end(team) for team in (self._team, *self._retiring)))
+        await asyncio.gather(*(self._end(team, QUIET, most) for team in (self._team, *self._retiring)))
 
     def kill(self) -> None:
         """End them at once."""

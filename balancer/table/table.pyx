@@ -386,6 +386,60 @@ cdef class Row(Region):
                       sizeof(TcpRowServer))
         store_release(&self.header.moves, self.header.moves + 1)
 
+    def add_service(self, int service, dict counters):
+        """Count what `service` told of a table of another layout; names that this one does not have are left out.
+
+        Gauges are not counters: they stay as they are. `counters` may be the difference of two tellings.
+        """
+        self._own()
+        cdef RowService *row = &self.service_rows[self._checked(service)]
+        cdef TcpRowService *tcp = &self.tcp_service_rows[service]
+        cdef dict more = counters.get("tcp", {})
+        _count(&row.queries, counters, "queries")
+        _count(&row.answers, counters, "answers")
+        _count(&row.timeouts, counters, "timeouts")
+        _count(&row.socket_drops, counters, "socket_drops")
+        _count(&row.unkept, counters, "unkept")
+        _count_all(row.dropped, counters, "dropped", DROP_REASONS)
+        _count(&tcp.queries, more, "queries")
+        _count(&tcp.answers, more, "answers")
+        _count(&tcp.timeouts, more, "timeouts")
+        _count(&tcp.transfers, more, "transfers")
+        _count(&tcp.connections, more, "connections")
+        _count_all(tcp.dropped, more, "dropped", TCP_DROP_REASONS)
+        _count_all(tcp.closed, more, "closed", TCP_CLOSE_REASONS)
+
+    def add_server(self, int service, int slot, dict counters):
+        """The same for what `server` told."""
+        self._own()
+        if not 0 <= slot < MAX_SERVERS:
+            raise IndexError(f"server slot {slot}")
+        cdef RowServer *row = &self.server_rows[self._checked(service) * MAX_SERVERS + slot]
+        cdef TcpRowServer *tcp = &self.tcp_server_rows[service * MAX_SERVERS + slot]
+        cdef dict more = counters.get("tcp", {})
+        _count(&row.queries, counters, "queries")
+        _count(&row.timeouts, counters, "timeouts")
+        _count(&row.refusals, counters, "refusals")
+        _count(&row.resends, counters, "resends")
+        _count(&row.bytes_out, counters, "bytes_out")
+        _count(&row.bytes_in, counters, "bytes_in")
+        _count(&row.forged_errors, counters, "forged_errors")
+        _count_all(row.answers, counters, "answers", RCODE_NAMES)
+        _count_all(row.ignored, counters, "ignored", IGNORE_REASONS)
+        _count(&row.latency_sum_ns, counters, "latency_sum_ns")
+        _count_latency(row.latency, counters)
+        _count(&tcp.queries, more, "queries")
+        _count(&tcp.timeouts, more, "timeouts")
+        _count(&tcp.failures, more, "failures")
+        _count(&tcp.resends, more, "resends")
+        _count(&tcp.bytes_out, more, "bytes_out")
+        _count(&tcp.bytes_in, more, "bytes_in")
+        _count(&tcp.connections, more, "connections")
+        _count_all(tcp.answers, more, "answers", RCODE_NAMES)
+        _count_all(tcp.ignored, more, "ignored", IGNORE_REASONS)
+        _count(&tcp.latency_sum_ns, more, "latency_sum_ns")
+        _count_latency(tcp.latency, more)
+
     @property
     def moves(self):
         return load_acquire(&self.header.moves)
@@ -463,6 +517,29 @@ cdef dict _tcp_server(TcpRowServer *row):
         "latency_sum_ns": load(&row.latency_sum_ns),
         "latency": [load(&row.latency[index]) for index in range(<int>LATENCY_BUCKETS)],
     }
+
+
+cdef int _count(uint64_t *word, dict counters, str name) except -1:
+    amount = counters.get(name, 0)
+    if isinstance(amount, int) and 0 <= amount < 1 << 64:
+        add(word, amount)
+    return 0
+
+
+cdef int _count_all(uint64_t *words, dict counters, str name, tuple names) except -1:
+    cdef dict found = counters.get(name, {})
+    for index, one in enumerate(names):
+        _count(&words[<int>index], found, one)
+    return 0
+
+
+cdef int _count_latency(uint64_t *words, dict counters) except -1:
+    # Other bounds would be other counters: then the sum alone is kept.
+    buckets = counters.get("latency", ())
+    if len(buckets) == LATENCY_BUCKETS:
+        for index, amount in enumerate(buckets):
+            _count(&words[<int>index], {"": amount}, "")
+    return 0
 
 
 cdef void _move(uint64_t *out, uint64_t *into, size_t size) noexcept nogil:

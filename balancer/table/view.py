@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from balancer.table.table import LATENCY_BOUNDS, ConfigTable, Row, ServerEntry
 from balancer.table.verdicts import DOWN, PROTOCOLS, SPARED, Found, Verdicts
 
 REFUSED_LATELY_NS = 1_000_000_000        # before a suspicion began: it is why
 NOTHING_KNOWN = (Found(), Found())
+
+Told = TypeVar("Told")
 
 
 def _sum(parts: Sequence[Any]) -> Any:
@@ -90,8 +92,25 @@ def services(config: ConfigTable, rows: Sequence[Row], verdicts: Verdicts | None
     return views
 
 
+def _plain(config: ConfigTable, rows: Sequence[Row], service: int) -> dict[str, Any]:
+    return {"name": config.service_name(service), "counters": _sum([row.service(service) for row in rows]),
+            "servers": [[entry.name, entry.address, _sum([row.server(service, entry.slot) for row in rows])]
+                        for entry in config.servers(service) if entry.state == "present"]}
+
+
+def difference(after: Any, before: Any) -> Any:
+    """What has been counted between two tellings of the same counters; where there was none before, all of it."""
+    if isinstance(after, dict):
+        return {key: difference(value, before.get(key) if isinstance(before, dict) else None)
+                for key, value in after.items()}
+    if isinstance(after, list):
+        same = isinstance(before, list) and len(before) == len(after)
+        return [difference(value, before[place] if same else None) for place, value in enumerate(after)]
+    return after - before if isinstance(before, int) else after
+
+
 class TableView:
-    """The whole table, read-only: the configuration, the verdicts, the row of past workers, the rows of all workers."""
+    """The whole table, read-only: configuration, verdicts, the rows of past workers, the rows of all workers."""
 
     def __init__(self, config: ConfigTable, rows: Sequence[Row], verdicts: Verdicts | None = None) -> None:
         self.config = config
@@ -106,8 +125,15 @@ class TableView:
 
     def services(self) -> list[dict[str, Any]]:
         """`services` of the table as it is now; never while counters move from one row to another."""
+        return self._still(lambda: services(self.config, self.rows, self.verdicts))
+
+    def counters(self) -> list[dict[str, Any]]:
+        """Each service's name, counters, and its servers' as [name, address, counters]: what `Row.add_…` takes."""
+        return self._still(lambda: [_plain(self.config, self.rows, number) for number in self.config.services])
+
+    def _still(self, read: Callable[[], Told]) -> Told:
         while True:
-            moves = self.rows[0].moves
-            found = services(self.config, self.rows, self.verdicts)
-            if moves % 2 == 0 and moves == self.rows[0].moves:
+            moves = [row.moves for row in self.rows]
+            found = read()
+            if not any(move % 2 for move in moves) and moves == [row.moves for row in self.rows]:
                 return found

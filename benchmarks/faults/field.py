@@ -14,6 +14,7 @@ from benchmarks.lab import Address, Lab, LabError, Process
 from benchmarks.load import wait_answer
 from benchmarks.peers import Running
 from tests.helpers.network import Network
+from tests.helpers.unit import Manager
 
 PORT = 5300
 SERVERS = ("s1", "s2")
@@ -32,7 +33,9 @@ class Field:
         self.bad_queries = _write(lab.folder / "bad.txt", f"{DROPPED}.{servers.ZONE} A\n")
         _write(lab.folder / f"{servers.ZONE}.zone", servers.zone_text())
         self._processes: dict[str, Process] = {}
-        self.balancer: Running | None = None    # of the present trial
+        self.balancer: Running              # of the present trial
+        self.manager: Manager | None = None  # what ns7 runs under, where it matters
+        self.upgraded: list[float] = []     # when, CLOCK_MONOTONIC
 
     def restore(self) -> None:
         """Everything whole again, both servers answering."""
@@ -90,6 +93,30 @@ class Field:
         label = len(DROPPED).to_bytes(1, "big") + DROPPED.encode()
         # Bits behind the UDP header's begin: its 8 bytes, the DNS header's 12, then the name.
         self.network.drop(name, f"udp dport {PORT} @th,160,{8 * len(label)} 0x{label.hex()}")
+
+    def upgrade(self, times: int) -> None:
+        """`ns7 upgrade` so often, with one between that finds its file wrong and must change nothing."""
+        balancer = self.balancer.ns7
+        assert balancer is not None
+        self.upgraded = []
+        good = balancer.config.read_text()
+        for turn in range(times):
+            if turn == times // 2:
+                balancer.config.write_text(good + "\n[no.such.section]\n")
+                with suppress(LabError):
+                    balancer.upgrade()
+                    raise AssertionError("an upgrade to a file that is wrong was not refused")
+                balancer.config.write_text(good)
+            balancer.upgrade()
+            self.upgraded.append(time.monotonic())
+
+    def restart(self) -> None:
+        """As a service manager does it."""
+        process = self.balancer.process
+        if self.manager is not None:
+            process.popen = self.manager.restart()
+        else:
+            self.lab.restart(process)
 
     def asked(self, name: str) -> int:
         """Datagrams that the server's host has taken for its sockets."""

@@ -10,6 +10,7 @@ from benchmarks.faults.spoof import forge_unreachables
 from benchmarks.faults.trial import Fault, Trial
 from benchmarks.report import Goal, at_least, at_most
 
+UPGRADES = 10
 SLOW = 0.4  # seconds, the round trip to a server that has become slow
 FORGED = 1000
 
@@ -39,6 +40,12 @@ def answered_after_return(trial: Trial) -> Sequence[Goal]:
         if trial.began <= sent <= trial.ended:
             last = max(last, sent + (taken if taken is not None else trial.fault.seconds) - trial.ended)
     return [at_most("all answered after the return", last, goals.AFTER_RETURN, " s", 3)]
+
+
+def all_upgraded(trial: Trial) -> Sequence[Goal]:
+    """All of them while the load went on."""
+    end = trial.result.start + trial.fault.seconds
+    return [at_least("upgrades under load", sum(at < end for at in trial.upgraded), UPGRADES, digits=0)]
 
 
 def refuse_both(field: Field) -> None:
@@ -110,6 +117,20 @@ ROWS: dict[str, Fault] = {
         seconds=10.0,
         slowest=goals.NOTICED_SLOWEST,
         peers=("ns7", "nginx"),
+    ),
+    "upgrade": Fault(
+        f"ns7 upgrade, {UPGRADES} times, once refused",
+        lambda field: field.upgrade(UPGRADES),
+        seconds=60.0,
+        slowest=goals.UPGRADED_SLOWEST,
+        judges=[all_upgraded],
+        peers=("ns7",),
+    ),
+    "restart": Fault(
+        "restarted, sockets kept by the manager",
+        lambda field: field.restart(),
+        slowest=goals.RESTARTED_SLOWEST,
+        managed=True,
     ),
     "spoofed": Fault(
         f"{FORGED:,} forged port-unreachables",

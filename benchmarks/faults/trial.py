@@ -16,6 +16,7 @@ from benchmarks.oneshot import Result
 from benchmarks.oneshot.process import Client
 from benchmarks.peers import Running
 from benchmarks.report import Goal
+from tests.helpers.unit import Manager
 
 RATE = 5_000
 LISTEN_PORT = 5301
@@ -27,7 +28,8 @@ LATE_LINE = 0.02  # seconds by which a delay line may be late before its latenci
 @dataclass(frozen=True)
 class Fault:
     """`begin` is called `at` seconds after the start of the load, `end` at `until`. `bad` queries per second that
-    no server answers are mixed in. `slowest` is the bar (seconds) by latency (ms). `peers`: whom it can happen to."""
+    no server answers are mixed in. `slowest` is the bar (seconds) by latency (ms). `peers`: to whom it can happen.
+    managed: ns7 runs under a service manager that keeps its sockets."""
 
     what: str
     begin: Callable[[Field], object]
@@ -41,6 +43,7 @@ class Fault:
     slowest: Mapping[float, float] | None = None
     judges: Sequence[Callable[[Trial], Sequence[Goal]]] = ()
     peers: Sequence[str] = ("ns7", "dnsdist", "nginx")
+    managed: bool = False
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Trial:
     began: float
     ended: float
     line_late: float
+    upgraded: Sequence[float]  # CLOCK_MONOTONIC
     remarks: str = ""
 
     def shares(self, since: float, until: float) -> tuple[float, float]:
@@ -108,8 +112,10 @@ def run_trial(field: Field, fault: Fault, name: str, command: str) -> Trial:
     """Start the peer in the director, load it, break something, and leave the field as it was."""
     field.restore()
     with ExitStack() as stack:
-        running = start_peer(field, name, command)
-        field.balancer = running
+        field.manager = Manager() if fault.managed and name == "ns7" else None
+        if field.manager is not None:
+            stack.callback(field.manager.close)
+        field.balancer = running = start_peer(field, name, command)
         stack.callback(field.lab.stop, running.process)
         stack.callback(field.restore)
         for server in SERVERS:
@@ -134,7 +140,7 @@ def run_trial(field: Field, fault: Fault, name: str, command: str) -> Trial:
         late = max(field.network.line(server).late for server in SERVERS)
         if not running.process.alive():
             raise LabError(f"{name} has ended: {running.process.last_words()}")
-    return Trial(fault, name, result, samples, clock.done[0], clock.done[1], late)
+    return Trial(fault, name, result, samples, clock.done[0], clock.done[1], late, field.upgraded)
 
 
 def start_peer(field: Field, name: str, command: str) -> Running:
@@ -142,7 +148,8 @@ def start_peer(field: Field, name: str, command: str) -> Running:
     director = field.network["director"]
     listen = Address(director.address4, LISTEN_PORT)
     plan = peers.Plan(
-        f"peer-{name}", listen, list(field.addresses.values()), 1, command, tuple(director.prefix), checks=True
+        f"peer-{name}", listen, list(field.addresses.values()), 1, command, tuple(director.prefix), checks=True,
+        manager=field.manager,
     )
     start = peers.KINDS[name].start
     if start is None:

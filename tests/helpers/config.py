@@ -44,6 +44,7 @@ class Settings:
     more: str = ""  # further sections, as they stand in the file
     http: Sequence[str] = ()
     service: Mapping[str, str | int] = field(default_factory=dict)  # any other key of [[service]]
+    process: Mapping[str, str | int] = field(default_factory=dict)  # any other key of [process]
 
     def text(self, control: Path) -> str:
         """The TOML file, the control socket at `control`."""
@@ -63,6 +64,7 @@ class Settings:
         process = ["[process]", f"workers = {self.workers}", f'state_dir = "{control.parent}/state"']
         process += [f'worker_timeout = "{self.worker_timeout}"']
         process += [f"inflight_max = {self.inflight_max}"] if self.inflight_max is not None else []
+        process += [f"{key} = {json.dumps(value)}" for key, value in self.process.items()]
         return "\n".join(
             [
                 *service,

@@ -32,6 +32,7 @@ COMMAND = shlex.split(os.environ.get("NS7_COMMAND", "")) or [sys.executable, "-m
 FATAL = ("Traceback", "broken invariant", "runtime error:", "AddressSanitizer")
 STARTING = 40.0
 STOPPING = 40.0
+Process = subprocess.Popen[bytes] | processes.Followed
 
 
 def run_command(
@@ -58,6 +59,7 @@ class Balancer:
         env: Mapping[str, str] | None = None,
         wait: bool = True,
         traceback: bool = False,
+        command: Sequence[str] = COMMAND,
         **settings: Any,
     ) -> None:
         self.folder = folder
@@ -66,22 +68,27 @@ class Balancer:
         self.config.write_text(self.settings.text(self.control))
         self._ended = False
         self._traceback = traceback
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*prefix, *COMMAND, "run", "-c", str(self.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env={**os.environ, **(env or {})},
-                start_new_session=True,
-            )
+        self.log.write_bytes(b"")
+        self.process: Process = self._launch([*prefix, *command, "run", "-c", str(self.config)], dict(env or {}))
+        self._handed_over: list[Process] = []
         if wait:
             try:
                 self.wait_ready()
             except BaseException:
                 self.kill()
                 raise
+
+    def _launch(self, argv: Sequence[str], env: dict[str, str]) -> Process:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env={**os.environ, **env},
+                start_new_session=True,
+            )
 
     @property
     def address(self) -> str:
@@ -209,13 +216,34 @@ class Balancer:
 
     def command(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`ns7 verb` toward this ns7."""
-        return run_command(verb, *arguments, "--socket", str(self.control))
+        return run_command(verb, *arguments, "--socket", str(self.control), seconds=120)
 
     def reload(self, **settings: Any) -> None:
         """Change the configuration and apply it; AssertionError when refused."""
         self.rewrite(**settings)
         done = self.command("reload")
         assert done.returncode == 0, f"reload: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+
+    def upgrade(self) -> None:
+        """`ns7 upgrade`; AssertionError when it is refused. From now on this is the new one."""
+        before = self.pid
+        done = self.command("upgrade")
+        assert done.returncode == 0, f"upgrade: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        self.follow(self.status()["pid"])
+        assert self.pid != before
+
+    def follow(self, pid: int) -> None:
+        """The supervisor is another process now; the one until now ends by itself."""
+        self._handed_over.append(self.process)
+        self.process = processes.Followed(pid)
+
+    def wait_handed_over(self, seconds: float = STOPPING) -> None:
+        """Until the supervisors from before the upgrades have ended, in order, and are counted as past."""
+        for one in self._handed_over:
+            code = one.wait(seconds)
+            assert code == 0, f"a supervisor that has handed over: exit code {code}\n{self.output()}"
+        self._handed_over.clear()
+        wait_for("nobody retires", lambda: self.status()["retiring"] == 0)
 
     def terminate(self) -> None:
         self.process.terminate()
@@ -244,6 +272,7 @@ class Balancer:
         try:
             code = self.process.poll()
             assert code is None, f"ns7 ended by itself, exit code {code}:\n{self.output()}"
+            self.wait_handed_over()
             self.wait_idle()
             self.terminate()
             self.wait_ended()
@@ -253,8 +282,9 @@ class Balancer:
 
     def kill(self) -> None:
         """Without ceremony, for tests that failed already."""
-        processes.kill(processes.tree(self.pid))
-        self.process.wait(STOPPING)
+        for one in (*self._handed_over, self.process):
+            processes.kill(processes.tree(one.pid))
+            one.wait(STOPPING)
         self._ended = True
 
     def __enter__(self) -> Self:

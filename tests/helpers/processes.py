@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import select
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -60,6 +64,55 @@ def role(pid: int) -> str:
     except OSError:
         return ""
     return words[words.index(b"--role") + 1].decode() if b"--role" in words else ""
+
+
+class Followed:
+    """A process that somebody else started, with what is used of a `subprocess.Popen`. Only `adopting` gives it an exit
+    code, once its parent has ended; without it that is 0."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._pidfd = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._pidfd], [], [], 0)[0]:
+            try:
+                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:
+                self.returncode = 0
+            os.close(self._pidfd)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code; subprocess.TimeoutExpired when it does not end."""
+        if self.returncode is None:
+            select.select([self._pidfd], [], [], timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return code
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Processes whose parent ends become children of this one, as they do of systemd: PR_SET_CHILD_SUBREAPER.
+
+    Supervisors that upgrades have left over, in a test that failed, are ended at the end.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(36, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(36, 0, 0, 0, 0)
+        for pid in children_of(os.getpid()):
+            with contextlib.suppress(OSError):
+                if b"--inherit" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    kill(tree(pid))
 
 
 def survivors(members: dict[int, int]) -> list[int]:

@@ -21,7 +21,7 @@ SOURCE, TARGET = Address("192.0.2.2", 40000), Address("192.0.2.11", 5300)
 
 
 def trial(fault: Fault | None = None, result: Result | None = None, **seen: object) -> Trial:
-    given: dict[str, object] = {"samples": [], "began": 2.0, "ended": 3.0, "line_late": 0.0, **seen}
+    given: dict[str, object] = {"samples": [], "began": 2.0, "ended": 3.0, "line_late": 0.0, "upgraded": (), **seen}
     return Trial(fault or ROWS["killed"], "ns7", result or Result(), **given)  # type: ignore[arg-type]
 
 

@@ -14,6 +14,8 @@ async def main(host):
     stopped = asyncio.Event()
     config = [host.config]
     totals = {"starts": host.snapshot.get("starts", 0) + 1, "asked": host.snapshot.get("asked", 0)}
+    if "handed_over" in host.snapshot:
+        totals["handed_over"] = host.snapshot["handed_over"]
     # CAP_NET_RAW is kept where there was any.
     try:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).close()
@@ -47,10 +49,15 @@ async def main(host):
         config[0] = section
         host.log(f"number is {section.number}, {sum(len(service.servers) for service in services)} servers")
 
+    def hand_over():
+        stopped.set()
+        return {**totals, "handed_over": host.snapshot.get("handed_over", 0) + 1}
+
     for verb, handler in (("tell", tell), ("emit", emit), ("slow", slow), ("relay", relay), ("refuse", refuse)):
         host.channel.serve(verb, handler)
     host.channel.on_config(on_config)
     host.channel.on_stop(stopped.set)
+    host.channel.on_hand_over(hand_over)
     host.channel.publish({**totals, "number": config[0].number})
     await stopped.wait()
     host.log("stopped in order")
