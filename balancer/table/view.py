@@ -12,7 +12,7 @@ from balancer.table.verdicts import DOWN, PROTOCOLS, SPARED, Found, Verdicts
 REFUSED_LATELY_NS = 1_000_000_000        # before a suspicion began: it is why
 NOTHING_KNOWN = (Found(), Found())
 
-T = TypeVar("T")
+Told = TypeVar("Told")
 
 
 def _sum(parts: Sequence[Any]) -> Any:
@@ -110,7 +110,7 @@ def difference(after: Any, before: Any) -> Any:
 
 
 class TableView:
-    """The whole table, read-only: the configuration, the verdicts, the row of past workers, the rows of all workers."""
+    """The whole table, read-only: configuration, verdicts, the rows of past workers, the rows of all workers."""
 
     def __init__(self, config: ConfigTable, rows: Sequence[Row], verdicts: Verdicts | None = None) -> None:
         self.config = config
@@ -131,7 +131,7 @@ class TableView:
         """Each service's name, counters, and its servers' as [name, address, counters]: what `Row.add_…` takes."""
         return self._still(lambda: [_plain(self.config, self.rows, number) for number in self.config.services])
 
-    def _still(self, read: Callable[[], T]) -> T:
+    def _still(self, read: Callable[[], Told]) -> Told:
         while True:
             moves = [row.moves for row in self.rows]
             found = read()
