@@ -39,7 +39,7 @@ cdef extern from *:
     void check "NS7_CHECK"(bint condition) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 5          # raised by every change of a struct in this file
+    LAYOUT_VERSION = 6          # raised by every change of a struct in this file
     MAX_SERVICES = 64           # service slots
     MAX_SERVERS = 256           # server slots per service
     NAME_BYTES = 64             # a name is at most 63 bytes of ASCII, padded with zeros
