@@ -441,21 +441,34 @@ def _store_name(proto: str, address: tuple[str, int]) -> str:
     return f"{proto}-{host.replace(':', '_')}-{port}"
 
 
-async def _until_here(config: Config) -> None:
-    """No network at boot is a reason to wait: until this host has the addresses that it listens on."""
+async def _until_here(config: Config) -> bool:
+    """No network at boot is a reason to wait: until this host has the addresses that it listens on.
+
+    False: told to end meanwhile.
+    """
     told: list[str] = []
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
     while missing := [str(address) for service in config.services for address in service.listen
                       if _workers(config) and address.host not in config.floating and not is_local(address)]:
         if missing != told:
             log(f"waiting: {', '.join(missing)} is not an address of this host yet")
             told = missing
-        await asyncio.sleep(LOOK)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), LOOK)
+            log("stopped")
+            return False
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    return True
 
 
 def run(config: Config, path: str, node: str | None) -> None:
     """Be the supervisor of this configuration. Raises StartError when it cannot be served."""
     async def main() -> None:
-        await _until_here(config)
+        if not await _until_here(config):
+            return
         stored = take(os.environ, os.getpid())
         await Supervisor(config, path, node, Inheritance([one for _, one in stored]), stored).run()
 

@@ -103,6 +103,7 @@ def test_mail_server_down_across_three_transitions(
     assert len({message["Message-ID"] for _, message in server.accepted}) == len(server.accepted)
 
 
+@pytest.mark.long
 def test_told_after_a_restart_of_ns7(tmp_path: Path, nameserver: StartServer) -> None:
     server = MailServer()
     target = nameserver().address
@@ -116,6 +117,7 @@ def test_told_after_a_restart_of_ns7(tmp_path: Path, nameserver: StartServer) ->
         wait_for("told", lambda: len(states(server)) == 3, LONG)
 
 
+@pytest.mark.long
 def test_a_process_that_dies_is_told(start: StartBalancer, nameserver: StartServer) -> None:
     with MailServer() as server:
         balancer = start([nameserver().address], more=section(server), http=[free_address()])

@@ -242,6 +242,7 @@ def test_broken_component_is_a_clear_line(tmp_path: Path) -> None:
     assert "component broken" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_killed_at_random_under_load(
     start: StartBalancer, nameserver: StartServer, client: OpenClient
 ) -> None:

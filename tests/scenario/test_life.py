@@ -141,6 +141,7 @@ def test_killed_worker_is_replaced(start: StartBalancer, nameserver: StartServer
     assert after["services"][0]["servers"][0]["queries"] == 80
 
 
+@pytest.mark.long
 def test_counters_never_decrease_while_workers_are_killed(
     start: StartBalancer, nameserver: StartServer
 ) -> None:

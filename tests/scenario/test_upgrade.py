@@ -147,6 +147,7 @@ def test_ten_times_under_load(start: StartBalancer, nameserver: StartServer, tcp
     under_load(balancer, 10, 40)
 
 
+@pytest.mark.long
 def test_another_version(start: StartBalancer, nameserver: StartServer, versions: Versions) -> None:
     """The launcher leads to it; until the upgrade the old one starts its children from its own folder only."""
     old, new = versions.copy("1.0.1"), versions.copy("1.0.2")
@@ -404,6 +405,7 @@ def test_tcp_connections(start: StartBalancer, tcpserver: StartTcpServer, tcpcli
     assert {reason for reason, count in tcp["closed"].items() if count} <= {"stop", "client"}
 
 
+@pytest.mark.long
 def test_components_hand_over(start: StartBalancer, nameserver: StartServer) -> None:
     """Each goes on with what its predecessor has left, admin's events and open alerts too."""
     balancer = start([nameserver().address], env=WITNESS, more="[witness]\nnumber = 42", http=[free_address()])
