@@ -385,3 +385,12 @@ def test_named_that_listens_everywhere(tmp_path: Path) -> None:
         one.stop()
 
 
+
+
+@pytest.mark.long
+def test_upgrade_of_the_active_director_keeps_the_address(pair: Pair) -> None:
+    """`ns7 upgrade` hands the address over inside the host: the other director notices nothing, nor does a client."""
+    cluster, before = pair.cluster, pair.transitions()
+    seen = cluster.load(6, [(0.7, pair.one.upgrade)])
+    assert seen.lost == [] and seen.answered == seen.sent
+    assert cluster.holders() == ["ns7c0"] and pair.transitions() == before
