@@ -217,7 +217,8 @@ HAND_OVER = 1
 
 
 class Inherit(NamedTuple):
-    """old → new: what the descriptors beside it are, one word each: "listener", "control", "config", "row"."""
+    """old → new: what the descriptors beside it are, one word each: "listener", "control", "config", "row",
+    "verdicts"."""
 
     kinds: list[str]
 

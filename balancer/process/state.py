@@ -64,12 +64,13 @@ class Inheritance(NamedTuple):
     """What a supervisor begins with instead of nothing; it owns the descriptors.
 
     listeners: sockets that may be ours. config, rows: descriptors of the memory of a supervisor that still runs, its
-    rows writable and written by it until it has ended; no config: there is no such supervisor.
+    rows writable and written by it until it has ended; no config: there is no such supervisor. verdicts: on servers.
     """
 
     listeners: Sequence[socket.socket] = ()
     config: int | None = None
     rows: Sequence[int] = ()
+    verdicts: int | None = None
 
 
 NOTHING = Inheritance()
@@ -128,6 +129,8 @@ class State:
         self.config_view_fd = read_only(self.config_fd)
         self.verdicts_fd = allocate("ns7-verdicts", verdicts_size())
         self.verdicts = Verdicts(self.verdicts_fd, True, True)
+        if inheritance.verdicts is not None:
+            self._copy_verdicts(inheritance.verdicts)
         self.verdicts_view_fd = read_only(self.verdicts_fd)
         # Counters of workers that are gone for good, so that totals never fall.
         self.past_fd = allocate("ns7-past", row_size())
@@ -170,6 +173,17 @@ class State:
         os.pwrite(self.config_fd, data, 0)
         self._inherited_view_fds = [read_only(row) for row in self._inherited_fds]
         return True
+
+    def _copy_verdicts(self, verdicts: int) -> None:
+        """Whoever was down stays down until the next probe. Of no use in slots that are not the same ones."""
+        try:
+            Verdicts(verdicts)
+            if self.attached:
+                os.pwrite(self.verdicts_fd, os.pread(verdicts, verdicts_size(), 0), 0)
+        except LayoutError:
+            pass
+        finally:
+            os.close(verdicts)
 
     # Views
 

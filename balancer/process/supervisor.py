@@ -343,6 +343,7 @@ class Supervisor:
     async def _hand_over(self, successor: Successor) -> Prepared:
         listeners = list(self._state.listening().values())
         successor.bequeath(listeners, self._control.listener, self._state.config_view_fd, self._state.row_descriptors(),
+                           self._state.verdicts_view_fd,
                            Estate(HAND_OVER, __version__, self._control.path, self._workers.restarts))
         prepared = await successor.expect(Prepared, PREPARED_WAIT)
         self._state.lent |= {listeners[number] for number in prepared.kept}

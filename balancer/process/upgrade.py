@@ -88,10 +88,10 @@ class Successor:
         self._child.send(message)
 
     def bequeath(self, listeners: Sequence[socket.socket], control: socket.socket, config: int, rows: Sequence[int],
-                 estate: Estate) -> None:
+                 verdicts: int, estate: Estate) -> None:
         """Hand over all descriptors."""
         things = [*(("listener", one.fileno()) for one in listeners), ("control", control.fileno()),
-                  ("config", config), *(("row", row) for row in rows)]
+                  ("config", config), *(("row", row) for row in rows), ("verdicts", verdicts)]
         for at in range(0, len(things), AT_ONCE):
             some = things[at:at + AT_ONCE]
             self._child.send(Inherit([kind for kind, _ in some]), [descriptor for _, descriptor in some])
@@ -140,6 +140,7 @@ class Predecessor:
         self.ended, self.succeeded, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._listeners: list[socket.socket] = []
         self._config: int | None = None
+        self._verdicts: int | None = None
         self._rows: list[int] = []
         self._channel = Channel(socket.socket(fileno=channel), self._heard, self._on_end, _broken)
 
@@ -151,7 +152,7 @@ class Predecessor:
         estate = await self.bequest
         if estate.protocol != HAND_OVER:
             raise StartError(f"ns7 {__version__} cannot take over from {estate.version}: restart it instead")
-        return estate, Inheritance(self._listeners, self._config, self._rows)
+        return estate, Inheritance(self._listeners, self._config, self._rows, self._verdicts)
 
     async def until(self, event: asyncio.Event) -> None:
         """Until that has come to pass, or the predecessor is gone."""
@@ -192,6 +193,8 @@ class Predecessor:
             self._config = descriptor
         elif kind == "row":
             self._rows.append(descriptor)
+        elif kind == "verdicts":
+            self._verdicts = descriptor
         else:
             os.close(descriptor)            # a later version's, which says so by another HAND_OVER if it matters
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from balancer.process.state import Inheritance, State
 from balancer.table.table import allocate, config_size
+from balancer.table.verdicts import DOWN, Found
 from balancer.table.view import difference
 from tests.helpers.table import Table
 from tests.unit.balancer.config.files import load_text
@@ -125,6 +127,22 @@ def test_descriptors_that_are_no_table() -> None:
     small = allocate("test-small", 64)
     for one in (small, allocate("test-zero", config_size())):
         assert not State(config(a=[1]), 0, Inheritance((), one, [os.dup(small)])).attached
+
+
+def test_verdicts_go_on(old: Table) -> None:
+    """A server that is down does not count as up until somebody has probed it again."""
+    before = State(config(a=[1, 2], b=[1]), 0)
+    now, entry = time.monotonic_ns(), before.table.servers(0)[0]
+    before.verdicts.write(0, entry.slot, entry.identity, 0, Found(DOWN, now, 0, now, 5, "no answer"))
+    before.verdicts.beat(now)
+    before.verdicts.publish()
+    memory = Inheritance((), os.dup(before.config_fd), [os.dup(before.past_fd)], os.dup(before.verdicts_view_fd))
+    after = State(config(a=[1, 2], b=[1]), 0, memory)
+    assert after.attached
+    found = after.view().services()[0]["servers"][0]["health"]["udp"]
+    assert (found["verdict"], found["reason"]) == (DOWN, "no answer")
+    small = allocate("test-small", 64)
+    assert State(config(a=[1]), 0, Inheritance((), None, (), small)).view().services()[0]["servers"][0]["state"] == "up"
 
 
 def test_difference() -> None:
