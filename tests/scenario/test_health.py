@@ -118,8 +118,12 @@ def test_killed_and_back(balancer: Balancer, farm: list[Zoned]) -> None:
     farm[1].start()
     wait_words(balancer, "up", "up")
     wait_for("no alert", lambda: told(balancer) == [])
-    ask_all(balancer)
-    assert asked(balancer, 1) > before
+
+    def asked_again() -> bool:
+        ask_all(balancer)
+        return asked(balancer, 1) > before
+
+    wait_for("its share, which grows from little", asked_again)
 
 
 def test_frozen_is_silent(balancer: Balancer, farm: list[Zoned]) -> None:

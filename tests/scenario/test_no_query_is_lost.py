@@ -220,7 +220,7 @@ def test_a_held_answer_is_relayed_when_no_better_one_comes(
 ) -> None:
     """The other server says nothing, or is not there: what the first one said comes, long before udp_timeout."""
     first, second = nameserver(REFUSES), NameServer(silent)
-    balancer = start([first.address, second.address], scheduler="rr", udp_timeout="5s",
+    balancer = start([first.address, second.address], scheduler="rr", udp_timeout="1500ms",
                      service={"retry_after": "100ms"})
     if other == "closed":
         second.close()
