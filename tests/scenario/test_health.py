@@ -91,6 +91,15 @@ def ask_all(balancer: Balancer, count: int = 20) -> None:
             assert wire.rcode(answer) == 0
 
 
+def wait_asked(balancer: Balancer, before: int) -> None:
+    """Until the second server has got a query more than `before`; a share grows from little after a return."""
+    def asked_again() -> bool:
+        ask_all(balancer)
+        return asked(balancer, 1) > before
+
+    wait_for("its share", asked_again)
+
+
 def test_all_well_is_shown(balancer: Balancer, farm: list[Zoned]) -> None:
     seen = found(balancer, 0, "udp")
     assert abs(time.time() - seen["since"]) < 60 and abs(time.time() - seen["probed"]) < 10
@@ -118,12 +127,7 @@ def test_killed_and_back(balancer: Balancer, farm: list[Zoned]) -> None:
     farm[1].start()
     wait_words(balancer, "up", "up")
     wait_for("no alert", lambda: told(balancer) == [])
-
-    def asked_again() -> bool:
-        ask_all(balancer)
-        return asked(balancer, 1) > before
-
-    wait_for("its share, which grows from little", asked_again)
+    wait_asked(balancer, before)
 
 
 def test_frozen_is_silent(balancer: Balancer, farm: list[Zoned]) -> None:
@@ -275,9 +279,7 @@ def test_old_verdicts_count_no_more(balancer: Balancer, farm: list[Zoned]) -> No
         assert words(balancer) == ["up", "down"]
         wait_words(balancer, "up", "up")
         assert found(balancer, 1, "udp")["verdict"] == "unknown"
-        before = asked(balancer, 1)
-        ask_all(balancer)
-        assert asked(balancer, 1) > before
+        wait_asked(balancer, asked(balancer, 1))
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_for("known again", lambda: found(balancer, 1, "udp")["verdict"] == "up", FOUND)
