@@ -102,9 +102,6 @@ cdef class Back:
     def is_open(self, int slot):
         return self.servers[slot].sockets > 0
 
-    def in_flight(self, int slot):
-        return load(&self.rows[slot].in_flight)
-
     def adopt(self):
         """Count the legs that the slots hold from a predecessor; gauges are set, counters go on."""
         cdef int number = self.slots.oldest[self.service], leg, pending = 0
@@ -756,8 +753,9 @@ cdef class Back:
         cdef int number = leg // LEGS, other = leg ^ 1
         cdef Query *query = self.slots.query(number)
         cdef Held *held
-        if size > HELD_BYTES or self.held_count == HELD_MOST or self.outbox.count == OUTBOX:
-            return False
+        if (query.held != NONE or size > HELD_BYTES or self.held_count == HELD_MOST
+                or self.outbox.count == OUTBOX):
+            return False                # one that both its servers doubt is answered, even if a leg went out again
         if query.legs_used == 1 and spend(&self.rcode_budget, self.now):
             self._ask_another(number)
         if self.slots.leg(other).state == LEG_FREE:

@@ -231,6 +231,20 @@ def test_a_held_answer_is_relayed_when_no_better_one_comes(
     wait_for("all counted", lambda: (balancer.service()["queries"], balancer.service()["answers"]) == (4, 4))
 
 
+def test_an_answer_is_held_once(start: StartBalancer, nameserver: StartServer, client: OpenClient) -> None:
+    """A server that speaks after a silence is asked again, and refuses again, while the other is still waited for."""
+    late, second = nameserver(delayed(0.25, REFUSES)), nameserver(silent)
+    balancer = start([late.address, second.address], scheduler="rr", udp_timeout="1500ms",
+                     service={"retry_after": "400ms"})
+    workers, asking = balancer.workers(), client(balancer.address)
+    for number in range(6):
+        assert wire.rcode(asking.ask(wire.query(ident=number))) == wire.RCODES["REFUSED"]
+    asking.nothing_comes(0.5)
+    service = balancer.wait_idle()
+    assert (service["queries"], service["answers"]) == (6, 6)
+    assert balancer.workers() == workers
+
+
 def test_doubt_about_answers_has_a_budget(
     start: StartBalancer, nameserver: StartServer, client: OpenClient
 ) -> None:
