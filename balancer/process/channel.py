@@ -14,6 +14,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from balancer.errors import ProtocolError
 from balancer.process.messages import MOST_BYTES, MOST_DESCRIPTORS, Message, decode, encode
@@ -135,6 +136,21 @@ class Channel:
                     os.close(descriptor)
         self._queue.clear()
         self._socket.close()
+
+
+def broken(error: ProtocolError) -> None:
+    """`on_broken` of a child: what no program of ours says is fatal to who hears it."""
+    raise error
+
+
+def fatal(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Exception handler of every child's loop.
+
+    An impossible state is never repaired: say what it was and let the supervisor start a successor.
+    """
+    with contextlib.suppress(Exception):
+        loop.default_exception_handler(context)
+    os._exit(1)
 
 
 def _in_memory(data: bytes) -> int:

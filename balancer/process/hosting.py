@@ -7,7 +7,6 @@ yet. What it is told that it does not understand is fatal, and the supervisor st
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import itertools
 import os
@@ -23,7 +22,7 @@ import uvloop
 from balancer import __version__
 from balancer.component import Event, Host, Server, Service, resolve
 from balancer.errors import ControlError, Ns7Error, ProtocolError, StartError
-from balancer.process.channel import Channel
+from balancer.process.channel import Channel, broken, fatal
 from balancer.process.children import EXIT_FOR_GOOD
 from balancer.process.kinds import Kind
 from balancer.process.messages import (
@@ -58,7 +57,7 @@ class Line:
     def __init__(self, end: socket.socket, model: Any) -> None:
         self._loop = asyncio.get_running_loop()
         self._model = model
-        self._channel = Channel(end, self._on_message, self._on_end, _broken)
+        self._channel = Channel(end, self._on_message, self._on_end, broken)
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._handlers: dict[str, Handler] = {}
@@ -264,7 +263,7 @@ def read_services(raw: list[Any]) -> tuple[Service, ...]:
 async def serve(kind: Kind, channel: int) -> int:
     """Run `main` until it returns; the exit code."""
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_fatal)
+    loop.set_exception_handler(fatal)
     main = resolve(kind.main)
     line = Line(socket.socket(fileno=channel), resolve(kind.config) if kind.config else None)
     for number in (signal.SIGINT, signal.SIGHUP):           # Ctrl-C reaches the whole group: the supervisor decides
@@ -297,17 +296,6 @@ async def serve(kind: Kind, channel: int) -> int:
         print(f"ns7 {name}: {error}", file=sys.stderr, flush=True)
         return EXIT_FOR_GOOD
     return 0 if line.stopped.is_set() else 1                # a main that returns unasked has failed
-
-
-def _broken(error: ProtocolError) -> None:
-    raise error
-
-
-def _fatal(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # An impossible state is never repaired: say what it was and let the supervisor start a successor.
-    with contextlib.suppress(Exception):
-        loop.default_exception_handler(context)
-    os._exit(1)
 
 
 def main(kind: Kind, channel: int) -> None:

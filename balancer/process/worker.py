@@ -6,7 +6,6 @@ Imports uvloop and the compiled data path, nothing heavy.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ from balancer import __version__
 from balancer.datapath.poller import DataPath
 from balancer.datapath.query import check_none_live
 from balancer.errors import ProtocolError
-from balancer.process.channel import Channel
+from balancer.process.channel import Channel, broken, fatal
 from balancer.process.kinds import Kind
 from balancer.process.messages import (
     Admit,
@@ -51,7 +50,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._drained = False
-        self._channel = Channel(end, self._on_message, self.stop, _broken)
+        self._channel = Channel(end, self._on_message, self.stop, broken)
         self._channel.send(Imported(__version__))
 
     def _on_message(self, message: Message, descriptors: list[int]) -> None:
@@ -135,7 +134,7 @@ class Worker:
 async def serve(channel: int) -> None:
     """Run until told to stop; `channel` is the inherited descriptor of our end."""
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_fatal)
+    loop.set_exception_handler(fatal)
     worker = Worker(socket.socket(fileno=channel))
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
     loop.add_signal_handler(signal.SIGINT, lambda: None)    # Ctrl-C reaches the whole group: the supervisor decides
@@ -159,17 +158,6 @@ def _client(address: bytes) -> str:
     family, port = struct.unpack_from("=H", address)[0], struct.unpack_from("!H", address, 2)[0]
     raw = address[4:8] if family == socket.AF_INET else address[8:24]
     return f"{socket.inet_ntop(family, raw)} port {port}"
-
-
-def _broken(error: ProtocolError) -> None:
-    raise error
-
-
-def _fatal(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    # An impossible state is never repaired: say what it was and let the supervisor start a successor.
-    with contextlib.suppress(Exception):
-        loop.default_exception_handler(context)
-    os._exit(1)
 
 
 def main(kind: Kind, channel: int) -> None:
