@@ -5,7 +5,8 @@ core names none of them, they import only this door, `balancer.errors` and `bala
 Whatever a record names as "module:function" is imported only where it runs: `main` in the component's own process,
 `commands` and `doctor` in the command line, `metrics` and `status` in the admin process.
 
-The core's own processes admin and alert are given a `Host` too, so there is one way to be a process of ns7.
+The core's own processes admin and alert are given a `Host` too, so there is one way to be a process of ns7. What a
+component keeps in `Host.state` it writes with `write_durably`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from balancer.durable import sync_folder, write_durably
 from balancer.errors import StartError
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
     from balancer.table.verdicts import Verdicts
     from balancer.table.view import TableView
+
+__all__ = ["ACTIVE", "ALONE", "STANDBY", "STANDINGS", "Component", "Event", "Finding", "Host", "Link", "Rights",
+           "Server", "Service", "components", "resolve", "sync_folder", "write_durably"]
 
 ENTRY_POINTS = "ns7.components"
 # What a host is among those that could hold its floating addresses: it has them; another one has; nobody has, as far as

@@ -16,9 +16,9 @@ from pathlib import Path
 from benchmarks import ns7, peers, report
 from benchmarks.failover import ROWS as FAILOVER_ROWS
 from benchmarks.failover import failover
+from benchmarks.faults import BACKENDS, faults
 from benchmarks.faults import PEERS as FAULT_PEERS
 from benchmarks.faults import ROWS as FAULT_ROWS
-from benchmarks.faults import faults
 from benchmarks.health import ROWS as HEALTH_ROWS
 from benchmarks.health import health
 from benchmarks.lab import Lab, LabError, open_lab
@@ -144,10 +144,16 @@ def parser() -> argparse.ArgumentParser:
             verb.add_argument(
                 "--peers", type=peer_list, default=COMPARED[case], help=f"of {','.join(COMPARED[case])} (all)"
             )
+        if case == "faults":
+            verb.add_argument("--tcp", action="store_true", help="clients ask over TCP")
+            verb.add_argument("--servers", dest="backend", choices=tuple(BACKENDS), default="nsd",
+                              help="what the servers run: NSD, or BIND with 2,000 zones (%(default)s)")
         if case == "failover":
             verb.add_argument("--trials", type=int, default=TRIALS, metavar="N", help=f"of each row ({TRIALS})")
         if case == "sync":
             verb.add_argument("--kills", type=int, default=200, metavar="N", help="at random moments (%(default)s)")
+            verb.add_argument("--first-kill", type=int, default=0, metavar="N",
+                              help="the number of the first one, for runs in pieces (%(default)s)")
         if case == "udp":
             verb.add_argument(
                 "--rate", type=int, action="append", metavar="QPS", help="0 = saturation; may be repeated"
@@ -177,7 +183,10 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
         workers=getattr(arguments, "workers", 1),
         ns7=arguments.ns7,
         rows=tuple(getattr(arguments, "row", ())),
+        backend=getattr(arguments, "backend", "nsd"),
+        tcp=getattr(arguments, "tcp", False),
         kills=getattr(arguments, "kills", 0),
+        first_kill=getattr(arguments, "first_kill", 0),
     )
     return options, cases
 

@@ -59,6 +59,7 @@ DELAYED_SLOWEST = {0.2: 0.45, 20.0: 0.45}
 UPGRADED_SLOWEST = {0.2: 0.3, 20.0: 0.3}
 RESTARTED_SLOWEST = {0.2: 2.0, 20.0: 2.0}
 LOAD_ON_OTHER = 1.15
+SERVERS_KILLED = 2                      # by one query
 AFTER_RETURN = 0.2
 # A server that has come back: its share of the queries in the first second, and when its slow start is over.
 SHARE_AT_RETURN = 0.25

@@ -382,6 +382,7 @@ cdef class Row(Region):
                 _move(<uint64_t *>&other.server_rows[slot], <uint64_t *>&self.server_rows[slot], sizeof(RowServer))
                 other.tcp_server_rows[slot].in_flight = other.tcp_server_rows[slot].open = 0
                 other.tcp_server_rows[slot].idle = 0
+                other.tcp_server_rows[slot].failed_ns = other.tcp_server_rows[slot].answered_ns = 0
                 _move(<uint64_t *>&other.tcp_server_rows[slot], <uint64_t *>&self.tcp_server_rows[slot],
                       sizeof(TcpRowServer))
         store_release(&self.header.moves, self.header.moves + 1)

@@ -26,6 +26,7 @@ from tests.helpers import processes, wire
 from tests.helpers.client import Client
 from tests.helpers.config import Settings
 from tests.helpers.daemon import Balancer
+from tests.helpers.nameconf import at, named_options
 from tests.helpers.need import require_program
 from tests.helpers.netns import require_netns
 from tests.helpers.network import DEVICE, Network
@@ -36,21 +37,6 @@ HOSTS = {"client": 1, "ns7c0": 87, "ns7c1": 88, "ns7c2": 89}
 DIRECTORS = {"ns7c0": 200, "ns7c1": 100}
 VIP, VIP6, VRID = "192.0.2.90", "2001:db8::90", 7
 KEY = "for these tests only, and no secret at all"
-
-NAMED_CONF = """options {{
-  directory "{folder}";
-  pid-file "{folder}/named.pid";
-  session-keyfile "{folder}/session.key";
-  managed-keys-directory "{folder}";
-  {listen}
-  recursion no;
-  dnssec-validation no;
-  empty-zones-enable no;
-  notify no;
-}};
-controls {{ }};
-zone "{zone}" {{ type primary; file "zone"; }};
-"""
 
 KEEPALIVED_CONF = """global_defs {{
   router_id test
@@ -122,9 +108,10 @@ class Cluster:
             shutil.chown(folder, user)
         (folder / "zone").write_text(ZONE_TEXT)
         if listen is None:
-            listen = f"listen-on {{ {host.address4}; }}; listen-on-v6 {{ none; }};"
+            listen = at(host.address4)
         config = folder / "named.conf"
-        config.write_text(NAMED_CONF.format(folder=folder, listen=listen, zone=ZONE))
+        config.write_text(named_options(folder, listen)
+                          + f'controls {{ }};\nzone "{ZONE}" {{ type primary; file "zone"; }};\n')
         with (folder / "log").open("wb") as log:
             words = [program, "-g", "-n", "1", "-c", str(config), *(["-u", user] if user else [])]
             process = host.popen(*words, stdout=log, stderr=log)
