@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers.cluster import Cluster
 from tests.helpers.daemon import Balancer
+from tests.helpers.network import DEVICE
 from tests.helpers.pair import Pair
 from tests.helpers.servers import ZONE
 from tests.helpers.waiting import wait_for
@@ -38,6 +39,10 @@ def pair(built: Pair) -> Pair:
 
 def states(balancer: Balancer) -> list[str]:
     return [server["state"] for server in balancer.service()["servers"]]
+
+
+def live(balancer: Balancer) -> list[tuple[int, str]]:
+    return [(server["weight"], server["state"]) for server in balancer.service()["servers"]]
 
 
 def alerts(balancer: Balancer) -> list[tuple[str, str, str]]:
@@ -104,6 +109,33 @@ def test_two_that_cannot_serve_serve_from_one(pair: Pair) -> None:
     assert pair.transitions() - before <= 2, "at most once to the one that found out later, and back"
     for balancer in pair.both:
         balancer.reload(more=more)
+
+
+def test_transitions_are_told_and_live_changes_stay(pair: Pair) -> None:
+    """The operator's word holds on the director that takes over, and both hosts tell of the move."""
+    assert pair.one.command("server", "set", "s2", "--weight", "7").returncode == 0
+    assert pair.one.command("server", "set", "s1", "--state", "down").returncode == 0
+    wait_for("followed", lambda: live(pair.other) == [(1, "down"), (7, "up")])
+    pair.cluster.network.cut("ns7c0")
+    wait_for("it answers", pair.cluster.answers)
+    assert live(pair.other) == [(1, "down"), (7, "up")]
+    assert pair.other.command("server", "set", "s1", "--state", "auto").returncode == 0
+    pair.cluster.network.mend("ns7c0")
+    pair.cluster.wait_holder("ns7c0")
+    wait_for("the newer word", lambda: states(pair.one) == ["up", "up"], FOUND)
+    assert pair.one.command("server", "set", "s2", "--weight", "1").returncode == 0
+    wait_for("told", lambda: f"failover {pair.cluster.vip} is active, was standby" in pair.other.output())
+
+
+def test_an_address_that_was_left_behind_is_removed(pair: Pair) -> None:
+    """Found at start on a host that was not active: a relic, and it would split the traffic."""
+    cluster = pair.cluster
+    pair.other.stop()
+    cluster.network["ns7c1"].ip("address", "add", f"{cluster.vip}/32", "dev", DEVICE)
+    assert cluster.holders() == ["ns7c0", "ns7c1"]
+    pair.other = cluster.director("ns7c1")
+    cluster.wait_holder("ns7c0", 5)
+    assert "the addresses were here, and this host was not active: removed" in pair.other.output()
 
 
 def test_files_that_differ_are_told(pair: Pair) -> None:
