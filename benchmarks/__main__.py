@@ -51,7 +51,7 @@ TRIALS = 20                 # of each row of "failover"
 COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
 SHORT = {"seconds": 6.0, "rounds": 3}
 FULL = {"seconds": 20.0, "rounds": 5}
-HEALTH_LENGTH = {"seconds": 600.0, "rounds": 20}
+LENGTHS = {"health": {"seconds": 600.0, "rounds": 20}, "failover": {"seconds": 300.0, "rounds": TRIALS}}
 Case = Callable[[Lab, Options], Run]
 
 
@@ -95,7 +95,7 @@ HELP = {
     "workers": "what clients notice when processes of ns7 die, hang or change",
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
     "faults": "what clients lose when a server fails, in network namespaces (needs root)",
-    "failover": "how long the virtual address is silent when its director goes, in network namespaces (needs root)",
+    "failover": "how long the virtual address is silent when its director goes, in network namespaces (root, an hour)",
     "sync": "how fast an edited zone is served by the other server, and what survives SIGKILL",
     "health": "how soon a server that fails is found, false alarms, what probing costs (40 minutes)",
     "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
@@ -168,7 +168,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
     """What to run, and how long."""
     cases = CASES[arguments.case]
     rates: tuple[int, ...] = (0, *PACED)
-    length = HEALTH_LENGTH if arguments.case == "health" else FULL
+    length = LENGTHS.get(arguments.case, FULL)
     if arguments.case == "udp":
         if arguments.rate is None and arguments.servers is None:
             cases, length = (compared, scaled), SHORT
@@ -194,7 +194,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
 def main() -> int:
     arguments = parser().parse_args()
     options, cases = plan(arguments)
-    needed = {"micro": (), "sync": (), "failover": ("named",)}.get(arguments.case, ("dnsperf", "nsd"))
+    needed = {"micro": (), "sync": (), "failover": ("named", "dnsperf")}.get(arguments.case, ("dnsperf", "nsd"))
     if absent := [name for name in needed if not shutil.which(name)]:
         print(
             f"{' and '.join(absent)} not installed, nothing can be measured: apt install {' '.join(absent)}"
