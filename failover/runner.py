@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from balancer.component import ACTIVE, ALONE, STANDBY, Event, Host, Service
+from balancer.component import ACTIVE, ALONE, STANDBY, WARNING, Event, Host, Service
 from balancer.errors import ControlError
 from failover import fitness, frames
 from failover.address import Addresses, Interface
@@ -80,9 +80,10 @@ class Runner:
     async def run(self) -> None:
         """From the first look at the interface until the address is released."""
         channel = self._host.channel
-        for verb, handler in (("status", lambda _: self._shown()), ("takeover", self._take_over),
-                              ("release", self._release), ("auto", self._auto), ("announce", self._announce)):
-            channel.serve(verb, handler)
+        channel.serve("status", lambda _: self._shown())
+        channel.serve("announce", self._announce)
+        for verb, handler in (("takeover", self._take_over), ("release", self._release), ("auto", self._auto)):
+            channel.serve(verb, handler, lambda: f"{self._machine.state.value}, {self._machine.wish}")
         channel.on_config(self._on_config)
         channel.on_stop(self._on_stop)
         channel.on_hand_over(self._hand_over)
@@ -113,7 +114,7 @@ class Runner:
         self._machine.fit = not before.get("why")
         self._fitness.why = str(before.get("why", ""))
         if self._seen is not None and self._seen.present and not heir and not self._ended.is_set():
-            self._host.log("the addresses were here, and this host was not active: removed")
+            self._host.log(f"{WARNING}the addresses were here, and this host was not active: removed")
             self._spawn(self._remove())
         if not self._ended.is_set():
             self._do(self._machine.start(now, heir))
@@ -269,7 +270,6 @@ class Runner:
         if late < STALLED * machine.settings.interval or machine.state is State.ENDED:
             return
         self._counts["stalls"] += 1
-        self._host.log(f"this host stood still: {late:.2f} s late while {machine.state.value}")
         self._host.channel.emit(Event(time.time(), "failover", self._subject, machine.state.value, "stalled",
                                       f"this host stood still for {late:.1f} s"))
         acts = machine.on_stall(now)
@@ -319,7 +319,6 @@ class Runner:
         before, after = (STANDBY, ACTIVE) if active else (ACTIVE, STANDBY)
         self._counts["transitions"] += 1
         self._since = time.time()
-        self._host.log(f"{after}: {reason}")
         self._host.channel.emit(Event(time.time(), "failover", self._subject, before, after, reason))
         self._declare()
         self._publish()
@@ -366,7 +365,8 @@ class Runner:
         try:
             await self._in_thread(self._addresses.remove)
         except OSError as error:
-            self._host.log(f"the addresses cannot be removed, they end in a few seconds: {error.strerror or error}")
+            self._host.log(f"{WARNING}the addresses cannot be removed, they end in a few seconds: "
+                           f"{error.strerror or error}")
 
     async def _renew(self, seen: Interface | None = None) -> None:
         """Make the addresses last longer; one that somebody has removed comes back."""
@@ -381,7 +381,6 @@ class Runner:
         for one in lost:
             self._counts["addresses lost"] += 1
             reason = "it was removed by somebody else, and is added again"
-            self._host.log(f"{one}: {reason}")
             self._trouble("address", str(one), "lost", reason)
         if lost:
             self._tell_link()
@@ -452,7 +451,6 @@ class Runner:
         self._on_trouble(kind, subject, before or "ok", state or "ok", reason if state else "over")
 
     def _on_trouble(self, kind: str, subject: str, before: str, after: str, reason: str) -> None:
-        self._host.log(f"{kind} {subject}: {after} ({reason})")
         self._host.channel.emit(Event(time.time(), kind, subject, before, after, reason))
 
     # What is asked
@@ -529,7 +527,19 @@ class Runner:
 
     def _snapshot(self) -> dict[str, Any]:
         stored = self._wire.stored.export() if self._wire is not None else self._given
-        return {**self._shown(), "at": self._host.clock(), "frames": stored}
+        return {**self._shown(), "at": self._host.clock(), "frames": stored, "summary": self._summary()}
+
+    def _summary(self) -> list[str]:
+        machine, addresses = self._machine, ", ".join(map(str, self._config.addresses))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._since))
+        holder = f"holds {addresses}" if machine.active else (
+            f"{addresses} held by {machine.peer}" if machine.peer else f"{addresses} held by nobody that is heard")
+        wish = "" if machine.wish == "auto" else f", {machine.wish} by an operator"
+        lines = [f"{machine.state.value} since {since}, {holder}, priority {machine.priority}{wish}"]
+        lines += [f"cannot serve: {self._fitness.why}"] if self._fitness.why else []
+        lines += [f"director {node} {'active' if facts.get('active') else 'standby'}, heard {facts['age']:.1f} s ago"
+                  for node, facts in sorted(self._statuses.shown().items())]
+        return lines + [f"{kind} {subject} {state}" for (kind, subject), state in sorted(self._troubles.items())]
 
     def _publish(self) -> None:
         self._host.channel.publish(self._snapshot())

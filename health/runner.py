@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from balancer.component import Host, Service
+from balancer.component import WARNING, Host, Service
 from balancer.config import Endpoint
 from balancer.table.verdicts import DOWN, PROTOCOLS, UNKNOWN, UP, Found
 from balancer.table.view import serving_state, suspects
@@ -31,6 +31,7 @@ TICK = 0.01                 # seconds between looks at deadlines, at who is due,
 PUBLISH = 1.0               # seconds between two snapshots
 RECURSION = 60.0            # seconds between two looks whether a server is an open resolver
 CALM = 1.0                  # seconds without a suspicion until that is told
+MOST_SUMMED = 5             # lines about zones that are behind in the summary
 MOST_TOLD = 200             # zones in the snapshot
 UDP, TCP = range(len(PROTOCOLS))
 
@@ -118,7 +119,7 @@ class Prober:
         else:
             self._master = named.get(master) if master is not None else None
             if master is not None and self._master is None:
-                self._host.log(f"no server is named {master}: serials are not compared")
+                self._host.log(f"{WARNING}no server is named {master}: serials are not compared")
 
     def _forget(self) -> None:
         """What was told of servers, zones and a master that are not looked at any more ends."""
@@ -336,7 +337,15 @@ class Prober:
         return {"told": self._news.told, "probes": dict(self._probes), "changes": self._changes,
                 "targets": len(self._targets), "zones": self._asked.count,
                 "master": {"name": str(self._config.master or ""), "verdict": master}, "behind": behind,
-                "serials": known}
+                "serials": known, "summary": self._summary(behind)}
+
+    def _summary(self, behind: list[dict[str, Any]]) -> list[str]:
+        lines = [f"{len(self._targets)} servers probed, {self._asked.count} zones"]
+        if self._master is not None:
+            lines[0] += f", master {self._config.master} {self._targets[self._master].standings[UDP].verdict}"
+        lines += [f"{row['server']} {row['zone']} {row['state']}, behind for {duration(row['behind'])}"
+                  for row in behind[:MOST_SUMMED]]
+        return lines + ([f"{len(behind) - MOST_SUMMED} more are behind"] if len(behind) > MOST_SUMMED else [])
 
 
 def _outcome(found: Result) -> str:

@@ -363,7 +363,8 @@ class State:
         Raises StartError, and changes nothing, when something changed that only a restart can, or cannot be served.
         """
         old = self.config
-        fixed = (("process.state_dir", old.process.state_dir, config.process.state_dir),
+        fixed = (("process.log", old.process.log, config.process.log),
+                 ("process.state_dir", old.process.state_dir, config.process.state_dir),
                  ("admin.socket", old.admin.socket, config.admin.socket),
                  ("admin.socket_group", old.admin.socket_group, config.admin.socket_group),
                  ("roles", "balancer" in old.roles, "balancer" in config.roles))
