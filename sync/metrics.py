@@ -15,7 +15,6 @@ COUNTERS = (
     ("refreshes", "ns7_sync_refreshes_total", "outcome", ("ok", "refused"), "Refreshes by how they ended."),
     ("refused", "ns7_sync_messages_refused_total", "reason", REASONS, "NOTIFYs and questions that were not obeyed."),
 )
-ROLES = {"pulls": "pull", "refreshes": "publish", "refused": "pull"}
 
 
 def status(snapshot: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -30,7 +29,7 @@ def metrics(snapshot: Mapping[str, Any]) -> Iterator[Metric]:
     counters = snapshot.get("counters", {})
     for group, name, label, known, text in COUNTERS:
         family = CounterMetricFamily(name, text, labels=(label,))
-        told = dict.fromkeys(known, 0) if snapshot.get("role") == ROLES[group] else {}
+        told = dict.fromkeys(known, 0)
         told |= {key.partition("/")[2]: count for key, count in counters.items() if key.startswith(f"{group}/")}
         for value, count in sorted(told.items()):
             family.add_metric((value,), count)

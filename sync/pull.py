@@ -40,7 +40,7 @@ DISK, PARTIAL, VANISHED = 11, 23, 24
 
 
 class Failure(Ns7Error):
-    """A pull that did not end in a new generation. label: one of plan.OUTCOMES; again: the reason may pass by itself."""
+    """A pull that did not end in a new generation. label: one of plan.OUTCOMES; again: it may pass by itself."""
 
     def __init__(self, label: str, reason: str, again: bool = True) -> None:
         self.label, self.again = label, again
