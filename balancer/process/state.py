@@ -509,8 +509,13 @@ class State:
 
     def socket_drops(self) -> dict[str, dict[str, int]]:
         """Those of each service by listening address."""
-        return {service.name: {str(address): self.drops.by_address[number, str(address)] for address in service.listen}
+        return {service.name: {str(address): self.drops.total(number, str(address)) for address in service.listen}
                 for service in self.config.services if (number := self.number(service.name)) is not None}
+
+    def carry_drops(self, told: Mapping[str, Mapping[str, int]]) -> None:
+        """What a supervisor before this one has counted so far, as its `socket_drops` tells it."""
+        self.drops.before = {(number, address): int(count) for name, counts in told.items()
+                             if (number := self.number(name)) is not None for address, count in counts.items()}
 
     def _used_elsewhere(self, crew: Crew) -> set[socket.socket]:
         return self.lent | (_listeners(self.crew) if crew is not self.crew else set())

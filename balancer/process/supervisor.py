@@ -365,6 +365,7 @@ class Supervisor:
                           f"{'; '.join(reason.splitlines())}, the running version stays")
 
     def _tell_counters(self, successor: Successor, attached: bool) -> None:
+        successor.send(Snapshot("", {"socket_drops": self._state.socket_drops()}))
         if not attached:
             for service in self._state.view().counters():
                 successor.send(Counters(service))
@@ -382,11 +383,14 @@ class Supervisor:
     async def _take_over(self, old: Predecessor) -> None:
         started: set[str] = set()
 
-        def start(name: str, snapshot: dict[str, Any]) -> None:
+        def on_snapshot(name: str, snapshot: dict[str, Any]) -> None:
+            if not name:                        # the supervisor's own
+                self._state.carry_drops(snapshot["socket_drops"])
+                return
             started.add(name)
             self._hosts.take_over(name, snapshot)
 
-        old.on_event, old.on_snapshot, old.on_counters = self._events.adopt, start, self._state.carry
+        old.on_event, old.on_snapshot, old.on_counters = self._events.adopt, on_snapshot, self._state.carry
         children = await self._workers.prepare(len(self._state.crew.workers))
         await self._hosts.prepare()
         self._workers.start(children)

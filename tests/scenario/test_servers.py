@@ -238,6 +238,11 @@ def test_mistakes_are_told_and_change_nothing(start: StartBalancer, nameserver: 
     assert status["generation"] == generation and status["live"] == []
     balancer.reload(service={"primary": "s1"})
     assert "is the primary of dns" in refused(balancer, "remove", "s1")
+    for fields in ({"weight": 0}, {"state": "drained"}):
+        assert "UPDATE and NOTIFY would fail" in refused(balancer, "set", "s1", **fields)
+    change(balancer, "set", "s1", weight=0, force=True)
+    change(balancer, "set", "s1", state="down")
+    change(balancer, "set", "s1", reset=True)
     done = balancer.command("server", "drain", "s11")
     assert done.returncode == 2 and "did you mean s1?" in done.stderr and not done.stdout
 
