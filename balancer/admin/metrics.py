@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from balancer import __version__
 from balancer.admin.snapshots import Snapshots
@@ -137,6 +139,8 @@ HOST = (
     Line("ns7_build_info", GAUGE, ("version",), lambda facts: {(__version__,): 1}, "The running version; always 1."),
 )
 
+SIMPLE = ("counter", "gauge", "histogram")
+
 LATENCY = ("ns7_server_latency_seconds", "Time from sending a query to the server until its answer.")
 
 
@@ -164,7 +168,39 @@ class TableCollector(Collector):
 
     def text(self) -> bytes:
         """All of it in Prometheus's text format."""
-        return generate_latest(self)
+        return encode(self.collect())
+
+
+def encode(metrics: Iterable[Metric]) -> bytes:
+    """As `generate_latest` does it (text format, version 0.0.4), in a third of its time: names were checked already."""
+    lines = []
+    for metric in metrics:
+        if metric.type not in SIMPLE:
+            lines.append(generate_latest(_One(metric)).decode())
+            continue
+        name = metric.name + "_total" * (metric.type == "counter")
+        text = metric.documentation.replace("\\", "\\\\").replace("\n", "\\n")
+        lines.append(f"# HELP {name} {text}\n# TYPE {name} {metric.type}\n")
+        for sample in metric.samples:
+            labels = ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(sample.labels.items())])
+            named = f"{sample.name}{{{labels}}}" if labels else sample.name
+            lines.append(f"{named} {floatToGoString(sample.value)}\n")
+    return "".join(lines).encode()
+
+
+class _One(Collector):
+    """A single metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
+
+
+@lru_cache(10_000)
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
 def _family(line: Line, labels: tuple[str, ...], views: Iterable[tuple[tuple[str, ...], View]]) -> Metric:

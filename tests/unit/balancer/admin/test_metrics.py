@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, StateSetMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from balancer import __version__
 from balancer.admin import runner
-from balancer.admin.metrics import STATES, TableCollector
+from balancer.admin.metrics import STATES, TableCollector, encode
 from balancer.admin.snapshots import Snapshots
 from balancer.component import Component
 from balancer.table.table import (
@@ -185,6 +185,21 @@ def text(services: int = 2, servers: int = 3) -> bytes:
     for server in (server for view in views for server in view["servers"]):
         server["health"]["udp"]["latency"] = 0.002
     return TableCollector(lambda: views, snapshots).text()
+
+
+def test_encoded_as_the_library_does_it() -> None:
+    """Any value, any label, any kind of metric that a component may have."""
+    plain = CounterMetricFamily("ns7_x", 'A "text"\nwith \\ in it.', labels=("b", "a"))
+    for number, value in enumerate((0, 1, 1.5, -2.25, 12345678.0, 1e-9, 2**60, float("inf"), float("nan"), True)):
+        plain.add_metric((f'{number}"\n\\', "ü"), value)
+    info = InfoMetricFamily("ns7_y", "Info.", value={"k": "v"})
+    states = StateSetMetricFamily("ns7_z", "States.", {"on": True})
+    with Table({"dns": ["a", "b"]}) as table:
+        table.fill(3)
+        ours = [*TableCollector(table.view.services, Snapshots([], print)).collect(), plain, info, states]
+    registry = CollectorRegistry()
+    registry.collect = lambda: iter(ours)       # type: ignore[method-assign]
+    assert encode(ours) == generate_latest(registry)
 
 
 def test_promtool_has_nothing_to_say() -> None:
