@@ -112,7 +112,6 @@ class Director:
         if late < STALLED * machine.settings.interval or machine.state is State.ENDED:
             return
         self._counts["stalls"] += 1
-        self._host.log(f"this host stood still: {late:.2f} s late while {machine.state.value}")
         self._host.channel.emit(Event(time.time(), "failover", self.subject, machine.state.value, "stalled",
                                       f"this host stood still for {late:.1f} s"))
         self.do(machine.on_stall(now))
@@ -121,7 +120,6 @@ class Director:
         before, after = (STANDBY, ACTIVE) if active else (ACTIVE, STANDBY)
         self._counts["transitions"] += 1
         self.since = time.time()
-        self._host.log(f"{after}: {reason}")
         self._host.channel.emit(Event(time.time(), "failover", self.subject, before, after, reason))
         self.declare()
         self._changed.set()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from balancer.component import WARNING
 from balancer.table.view import TableView
 from failover import frames
 from failover.address import Address, Addresses, Interface
@@ -82,9 +83,7 @@ class Holding:
             return False
         for one in lost:
             self._counts["addresses lost"] += 1
-            reason = "it was removed by somebody else, and is added again"
-            self._log(f"{one}: {reason}")
-            self._troubles.set("address", str(one), "lost", reason)
+            self._troubles.set("address", str(one), "lost", "it was removed by somebody else, and is added again")
         if not lost:
             for one in self.virtual:
                 self._troubles.set("address", str(one), "")
@@ -107,7 +106,8 @@ class Holding:
         try:
             await self._in_thread(self._addresses.remove)
         except OSError as error:
-            self._log(f"the addresses cannot be removed, they end in a few seconds: {error.strerror or error}")
+            self._log(f"{WARNING}the addresses cannot be removed, they end in a few seconds: "
+                      f"{error.strerror or error}")
 
     async def strangers(self, ports: Collection[int], ours: Collection[int]) -> list[tuple[Address, int, str]]:
         """See `Addresses.strangers`."""

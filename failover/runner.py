@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from balancer.component import Host, Service
+from balancer.component import WARNING, Host, Service
 from failover.director import Director
 from failover.holding import Holding
 from failover.selfcheck import SelfCheck
@@ -43,7 +44,7 @@ class Runner:
         self._host, self._config = host, host.config
         self._tasks = Tasks()
         self._counts = Counter[str](host.snapshot.get("counts", {}))
-        self._troubles = Troubles(host.channel.emit, host.log)
+        self._troubles = Troubles(host.channel.emit)
         self._holding = Holding(self._config, self._troubles, self._counts, host.log)
         self._director = Director(host, self._holding, self._troubles, self._counts, self._tasks, self._on_moved)
         self._check = SelfCheck(host, self._holding, self._troubles, lambda: self._director.subject)
@@ -85,7 +86,7 @@ class Runner:
         if director.ended.is_set():
             return
         if self._present and not heir:
-            self._host.log("the addresses were here, and this host was not active: removed")
+            self._host.log(f"{WARNING}the addresses were here, and this host was not active: removed")
             self._tasks.spawn(self._holding.remove())
         director.start(heir)
         if heir:
@@ -188,7 +189,21 @@ class Runner:
                 "troubles": self._troubles.shown()}
 
     def _snapshot(self) -> dict[str, Any]:
-        return {**self._shown(), "at": self._host.clock(), "frames": self._director.link.export()}
+        return {**self._shown(), "at": self._host.clock(), "frames": self._director.link.export(),
+                "summary": self._summary()}
+
+    def _summary(self) -> list[str]:
+        """For `ns7 status`: who holds the addresses, why this director cannot, whom it hears, what is wrong."""
+        machine, addresses = self._director.machine, self._director.subject
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._director.since))
+        holder = f"holds {addresses}" if machine.active else (
+            f"{addresses} held by {machine.peer}" if machine.peer else f"{addresses} held by nobody that is heard")
+        wish = "" if machine.wish == "auto" else f", {machine.wish} by an operator"
+        lines = [f"{machine.state.value} since {since}, {holder}, priority {machine.priority}{wish}"]
+        lines += [f"cannot serve: {self._check.why}"] if self._check.why else []
+        lines += [f"director {node} {'active' if facts.get('active') else 'standby'}, heard {facts['age']:.1f} s ago"
+                  for node, facts in sorted(self._statuses.shown().items())]
+        return lines + [f"{kind} {subject} {state}" for kind, subject, state in self._troubles.shown()]
 
     def _publish(self) -> None:
         self._host.channel.publish(self._snapshot())

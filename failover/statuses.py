@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from balancer import __version__
-from balancer.component import Host
+from balancer.component import WARNING, Host
 from balancer.errors import ControlError
 from failover import frames
 from failover.peers import Peers
@@ -70,7 +70,7 @@ class Statuses:
                     wanted, why = None, f"port {config.status_port}: {error.strerror}"
             self._opened = wanted
         if why != self._why and why:
-            self._host.log(f"no status of other directors: {why}")
+            self._host.log(f"{WARNING}no status of other directors: {why}")
         self._why = why
 
     def _open(self, plan: Plan, port: int) -> None:
@@ -158,7 +158,7 @@ class Statuses:
                 raise ValueError("no live state")
             self._live = dict(await self._host.channel.request("", "adopt", value, ASK_WAIT))
         except (ValueError, RecursionError, ControlError) as error:
-            self._host.log(f"the live state of {node} is not taken: {error}")
+            self._host.log(f"{WARNING}the live state of {node} is not taken: {error}")
 
     # For the owner
 

@@ -11,8 +11,8 @@ from balancer.component import Event
 class Troubles:
     """By kind and subject."""
 
-    def __init__(self, emit: Callable[[Event], None], log: Callable[[str], None]) -> None:
-        self._emit, self._log = emit, log
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self._emit = emit
         self._now: dict[tuple[str, str], str] = {}
 
     def set(self, kind: str, subject: str, state: str, reason: str = "") -> None:
@@ -27,8 +27,7 @@ class Troubles:
         self.tell(kind, subject, before or "ok", state or "ok", reason if state else "over")
 
     def tell(self, kind: str, subject: str, before: str, after: str, reason: str) -> None:
-        """An event and a line, for who keeps its own state."""
-        self._log(f"{kind} {subject}: {after} ({reason})")
+        """An event, for who keeps its own state."""
         self._emit(Event(time.time(), kind, subject, before, after, reason))
 
     def shown(self) -> list[tuple[str, str, str]]:

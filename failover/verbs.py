@@ -29,9 +29,10 @@ class Verbs:
 
     def serve(self, channel: Link) -> None:
         """Answer them from now on."""
-        for verb, handler in (("takeover", self._take_over), ("release", self._release), ("auto", self._auto),
-                              ("announce", self._announce)):
-            channel.serve(verb, handler)
+        machine = self._director.machine
+        channel.serve("announce", self._announce)
+        for verb, handler in (("takeover", self._take_over), ("release", self._release), ("auto", self._auto)):
+            channel.serve(verb, handler, lambda: f"{machine.state.value}, {machine.wish}")
 
     async def _take_over(self, _: Arguments) -> Any:
         director, machine = self._director, self._director.machine

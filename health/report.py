@@ -17,6 +17,7 @@ from health.roster import Roster
 from health.staleness import CURRENT, Move
 from health.target import Target
 
+MOST_SUMMED = 5             # lines about zones that are behind in the summary
 MOST_TOLD = 200             # zones in the snapshot
 
 
@@ -91,4 +92,16 @@ class Report:
         master = None if roster.master is None else roster.targets[roster.master].standings[0].verdict
         return {"told": self._news.told, "probes": dict(self.probes), "changes": self.changes,
                 "targets": len(roster.targets), "zones": asked.count,
-                "master": {"name": str(config.master or ""), "verdict": master}, "behind": behind, "serials": known}
+                "master": {"name": str(config.master or ""), "verdict": master}, "behind": behind, "serials": known,
+                "summary": _summary(config, asked, roster, master, behind)}
+
+
+def _summary(config: Health, asked: Asked, roster: Roster, master: str | None,
+             behind: list[dict[str, Any]]) -> list[str]:
+    """For `ns7 status`: who is probed, and whose zones are old."""
+    lines = [f"{len(roster.targets)} servers probed, {asked.count} zones"]
+    if master is not None:
+        lines[0] += f", master {config.master} {master}"
+    lines += [f"{row['server']} {row['zone']} {row['state']}, behind for {duration(row['behind'])}"
+              for row in behind[:MOST_SUMMED]]
+    return lines + ([f"{len(behind) - MOST_SUMMED} more are behind"] if len(behind) > MOST_SUMMED else [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from balancer.component import Service
+from balancer.component import WARNING, Service
 from balancer.config import Endpoint
 from balancer.table.table import ConfigTable
 from health.target import Place, Target, Where, listed
@@ -62,5 +62,5 @@ class Roster:
                 self._add(where, before)
             return where
         if self._master is not None and self._master not in named:
-            self._log(f"no server is named {self._master}: serials are not compared")
+            self._log(f"{WARNING}no server is named {self._master}: serials are not compared")
         return named.get(self._master) if self._master is not None else None

@@ -10,7 +10,7 @@ from balancer.admin.connections import Connections
 from balancer.admin.events import Events
 from balancer.admin.http import Pages
 from balancer.admin.snapshots import Snapshots
-from balancer.component import Host, Service, components
+from balancer.component import WARNING, Host, Service, components
 from balancer.config import Admin, Endpoint
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0     # seconds
@@ -62,7 +62,7 @@ class Listeners:
             except OSError as error:
                 reason = error.strerror or str(error)
                 if reason != told:
-                    self._log(f"cannot listen on {address}/tcp: {reason}, trying again")
+                    self._log(f"{WARNING}cannot listen on {address}/tcp: {reason}, trying again")
                     told = reason
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY)

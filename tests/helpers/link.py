@@ -29,7 +29,8 @@ class MemoryLink:
     def publish(self, snapshot: Mapping[str, Any]) -> None:
         self.published.append(snapshot)
 
-    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]]) -> None:
+    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]],
+              state: Callable[[], str] | None = None) -> None:
         self.served[verb] = handler
 
     async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:

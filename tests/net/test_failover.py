@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import socket
 import struct
@@ -248,6 +249,15 @@ def test_what_operators_change_follows_to_the_other_director(pair: Pair) -> None
     done = pair.one.command("server", "drain", "s2")
     assert done.returncode == 0, done.stderr
     wait_for("drained there", lambda: states(pair.other)[1] == "drained")
+    assert "by root on ns7c0" in pair.other.command("status").stdout
+    assert pair.other.command("failover", "takeover").returncode == 0
+    before = [server["queries"] for server in pair.other.service()["servers"]]
+    wait_for("answers", pair.cluster.answers)
+    after = [server["queries"] for server in pair.other.service()["servers"]]
+    assert after[0] > before[0] and after[1] == before[1], "and it counts there"
+    assert re.search(r"audit failover.takeover: standby, auto → active, taken: by root", pair.other.output())
+    shown = pair.one.command("status").stdout
+    assert "failover: standby since" in shown and f"{VIP}, {VIP6} held by 192.0.2.88" in shown
     done = pair.other.command("server", "set", "s2", "--state", "auto")
     assert done.returncode == 0, done.stderr
     wait_for("back here", lambda: states(pair.one) == ["up", "up"])
@@ -349,7 +359,7 @@ def test_a_dead_host_answers_no_arp(tmp_path: Path) -> None:
         cluster.wait_holder("ns7c1", 7)
         assert cluster.answers()
         pair.one.kill()
-        wait_for("no standby is told", lambda: "standby director: missing" in pair.other.output(), 15)
+        wait_for("no standby is told", lambda: "standby director: ok → missing" in pair.other.output(), 15)
         pair.other.stop()
 
 

@@ -114,7 +114,7 @@ def test_status_is_that_of_the_command(start: StartBalancer, nameserver: StartSe
     told = status(where)
     for each in (example, told):
         each["processes"] = each["processes"]["admin"]
-        each["components"] = {}
+        each["components"] = each["summaries"] = {}
         each["listen"] = list(each["listen"].values())
         each["socket_drops"] = [list(counts.values()) for counts in each["socket_drops"].values()]
         each["live"] = []
