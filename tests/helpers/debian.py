@@ -6,6 +6,7 @@ registries. Needs root.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -22,7 +23,8 @@ from tests.helpers.need import require_program, require_root
 from tests.helpers.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKING = 600                # seconds for debootstrap
+MAKING = 600                # seconds for debootstrap, or for packages
+BOOTING = 120
 # How this host reaches the registries; the tree has nothing else of it.
 FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/xdg/pip", "/etc/ssl/certs/ca-certificates.crt",
          "/usr/local/share/ca-certificates")
@@ -110,19 +112,26 @@ class Booted:
         nspawn = require_program("systemd-nspawn", "systemd-container")
         self._container = subprocess.Popen(
             [nspawn, "--quiet", f"--directory={tree.root}", "--boot", "--register=no", "--keep-unit",
-             f"--network-namespace-path={network}", "--console=pipe", "--kill-signal=SIGRTMIN+3"],
+             f"--network-namespace-path={network}", "--capability=CAP_NET_ADMIN", "--console=pipe",
+             "--kill-signal=SIGRTMIN+3"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             self._init = wait_for("the container's first process", self._find)
-            wait_for("systemd", lambda: self._ask("systemctl", "is-system-running").stdout.strip() in (
-                "running", "degraded"))
+            done = self._ask("systemctl", "is-system-running", "--wait", seconds=BOOTING)
+            assert done.stdout.strip() in ("running", "degraded"), done.stdout
         except BaseException:
             self.close()
             raise
 
     def _find(self) -> str:
+        """Its pid, once it is systemd: nspawn forks twice."""
         pid = self._container.pid
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for child in children:
+            with contextlib.suppress(FileNotFoundError):
+                if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                    return child
+        return ""
 
     def _ask(self, *command: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["nsenter", "--target", self._init, "--all", *command], stdin=subprocess.DEVNULL,
