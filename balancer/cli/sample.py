@@ -7,13 +7,15 @@ import argparse
 from balancer.component import components, resolve
 
 FILES = {"systemd": "ns7.service"}
+NAMED = "named"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the grammar."""
-    known = sorted([*FILES, *(name for record in components().values() for name in record.samples)])
+    known = sorted([*FILES, NAMED, *(name for record in components().values() for name in record.samples)])
     command = subparsers.add_parser("sample-config", help="print a commented configuration file")
-    command.add_argument("of", nargs="?", choices=known, help="systemd: ns7's unit; without: ns7's own file")
+    command.add_argument("of", nargs="?", choices=known, help="systemd: ns7's unit; named: options of a server behind ns7; without: ns7's own "
+                         "file")
     command.add_argument("-c", "--config", metavar="FILE", help="fill in what this configuration of ns7 says")
     command.add_argument("--node", help="which host of that file this is")
     command.set_defaults(run=run)
@@ -30,14 +32,18 @@ def _text(arguments: argparse.Namespace) -> str:
         from importlib.resources import files
 
         return files("balancer.config").joinpath(FILES[arguments.of]).read_text()
+    config = None
+    if arguments.config is not None:
+        from balancer.config import load
+
+        config = load(arguments.config, arguments.node)
+    if arguments.of == NAMED:
+        from balancer.config import named
+
+        return named.sample_text(config)
     for name, record in components().items():
         if arguments.of in record.samples:
-            section = None
-            if arguments.config is not None:
-                from balancer.config import load
-
-                section = getattr(load(arguments.config, arguments.node), name)
-            return str(resolve(record.samples[arguments.of])(section))
+            return str(resolve(record.samples[arguments.of])(getattr(config, name, None)))
     from balancer.config.sample import sample_text
 
     return sample_text()
