@@ -55,9 +55,9 @@ def run(lab: Lab, faults: Sequence[Fault], rate: float) -> tuple[Drill, dict[str
     began = time.monotonic()
     with Site(lab) as site, Drill(site, rate) as drill:
         site.start()
+        say(f": {time.monotonic() - began:.0f} s")
         dnsperf = site.start_dnsperf(rate)
         drill.load()
-        say(f" ... {time.monotonic() - began:.0f} s")
         for fault in faults:
             for step, outcome in drill.run(fault):
                 if outcome is None:
@@ -98,12 +98,11 @@ def tell(drill: Drill, dnsperf: dict[str, Any], options: argparse.Namespace) -> 
     """All that is left to say; the exit code."""
     result, machine, held = drill.asking.result, report.machine({}), telling.bars(drill.outcomes)
     assert result is not None
-    since = drill.outcomes[0].began
-    lost = drill.asking.lost(since, time.time())
+    begin = drill.outcomes[0].began
+    lost = drill.asking.lost(begin, time.time())
     svg = options.svg or report.RESULTS / f"drill-{time.strftime('%Y%m%d-%H%M%S')}.svg"
     svg.parent.mkdir(exist_ok=True)
-    samples = [sample for sample in drill.flow.samples if sample.time > since - 3]
-    svg.write_text(draw(samples, SERVERS, DIRECTORS, lost, telling.spans(drill.outcomes)))
+    svg.write_text(draw(drill.flow.samples, SERVERS, DIRECTORS, lost, telling.spans(drill.outcomes)))
     if options.json:
         one = asdict(result)
         one["lost"] = len(result.lost)

@@ -118,7 +118,7 @@ class Site:
         self.keys = lab.folder / "keys"
         self.config = lab.folder / "ns7.toml"
         self.questions = lab.folder / "questions"
-        self.serial = 0                         # of ZONE, as edited
+        self.serials = dict.fromkeys(ZONES, 0)  # as edited
         self._running: dict[tuple[str, str], Process] = {}
         self._write()
 
@@ -139,7 +139,8 @@ class Site:
                 f'key "rndc-key" {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n')
             text = NAMED_CONF.format(address=self.network[host].address4)
             if host == "ns7c1":
-                self.edit()
+                for zone in ZONES:
+                    self.edit(zone)
                 text += "".join(f'zone "{zone}" {{ type primary; file "/etc/bind/{zone}"; }};\n' for zone in ZONES)
             else:
                 text += 'include "/var/lib/bind/ns7/current/named.conf";\n'
@@ -214,7 +215,7 @@ class Site:
         done = self.command("ns7c1", "refresh", "--full", "--wait")
         if done.returncode:
             raise LabError(f"ns7 refresh: {done.stdout}{done.stderr}")
-        self._wait("the zones on ns7c2", lambda: self.serial_of("ns7c2") == self.serial)
+        self._wait("the zones on ns7c2", self.is_published)
         self._wait("ns7c0 active and well", self.is_well)
 
     def _wait(self, what: str, probe: Callable[[], object]) -> None:
@@ -266,17 +267,20 @@ class Site:
             return None
         return next((int(found[0].serial) for found in answer.answer if found.rdtype == dns.rdatatype.SOA), None)
 
+    def is_published(self) -> bool:
+        """Both servers serve ZONE as it was edited."""
+        return all(self.serial_of(host) == self.serials[ZONE] for host in SERVERS)
+
     def mac(self, host: str) -> bytes:
         """Of the host's link."""
         return bytes.fromhex(self.network[host].run("cat", "/sys/class/net/eth0/address").strip().replace(":", ""))
 
     # What is done
 
-    def edit(self) -> None:
-        """Every zone, on ns7c1, where they are edited."""
-        self.serial += 1
-        for zone in ZONES:
-            self.path("ns7c1", f"etc/bind/{zone}").write_text(zone_text(zone, self.serial))
+    def edit(self, zone: str = ZONE) -> None:
+        """A new serial, on ns7c1, where zones are edited."""
+        self.serials[zone] += 1
+        self.path("ns7c1", f"etc/bind/{zone}").write_text(zone_text(zone, self.serials[zone]))
 
     def start_refresh(self) -> None:
         """`ns7 refresh` where zones are edited, not waited for."""

@@ -49,6 +49,8 @@ def spans(outcomes: Sequence[Outcome]) -> list[Span]:
     """Each fault with its mending as one."""
     found: list[Span] = []
     for one in outcomes:
+        if not one.fault:
+            continue
         if one.mending:
             found[-1] = Span(found[-1].began, one.began, f"{found[-1].text}; mended: {one.lost:,} lost")
         else:

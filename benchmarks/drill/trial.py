@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from benchmarks.drill.faults import Fault, Step
-from benchmarks.drill.site import NODES, SERVERS, Site
+from benchmarks.drill.site import NODES, Site
 from benchmarks.drill.watching import PATIENCE, RATE, Asking, Events, FirstAnswer, Flow, Mails, Seen
 
 LONGEST = 45.0              # seconds for a step to be over
 QUIET = 2.5                 # seconds without an event or a mail until the next step: alerts are grouped for 2 s
 LONGEST_QUIET = 15.0
+CALM = 3.0                  # seconds before anything breaks
 LOOK = 0.01
 SETTLE = 0.2                # between two looks at what is asked of ns7 itself
 
@@ -58,20 +59,22 @@ class Drill:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def load(self) -> None:
-        """The site is up: the queries begin."""
+    def load(self) -> Outcome:
+        """The site is up: the queries begin, and for a while nothing breaks."""
+        self._rest(time.time())
         for watcher in (self.flow, self.asking):
             self._stack.callback(watcher.close)
             watcher.start()
-        self._rest(time.time())
+        calm = Outcome("", False, "nothing is broken", "", time.time())
+        time.sleep(CALM)
+        self._end(calm)
+        return calm
 
     def run(self, fault: Fault) -> Iterator[tuple[Step, Outcome | None]]:
         """Each step twice: when it begins, and with what came of it."""
         for step in fault.steps:
             yield step, None
-            outcome = self._run(fault, step)
-            self.outcomes.append(outcome)
-            yield step, outcome
+            yield step, self._run(fault, step)
 
     def finish(self) -> None:
         """The queries end; now all of them are known, and counted to the step in which they were sent."""
@@ -107,11 +110,15 @@ class Drill:
             if first:
                 first.close()
         self._rest(time.time())
+        self._end(outcome)
+        return outcome
+
+    def _end(self, outcome: Outcome) -> None:
         outcome.ended = time.time()
         outcome.mails = [mail.subject for mail in list(self.mails.seen) if mail.time >= outcome.began]
         outcome.events = self.seen(outcome.began)
         self._count(outcome, outcome.ended - PATIENCE)
-        return outcome
+        self.outcomes.append(outcome)
 
     def _look(self, step: Step, outcome: Outcome, first: FirstAnswer | None) -> list[str]:
         """What is still to come."""
@@ -120,8 +127,7 @@ class Drill:
             outcome.noticed = found[0].time - outcome.began if found else None
         if outcome.taken is None and first is not None and first.at is not None:
             outcome.taken = first.at - outcome.began
-        if outcome.taken is None and step.served and all(
-                self.site.serial_of(name) == self.site.serial for name in SERVERS):
+        if outcome.taken is None and step.served and self.site.is_published():
             outcome.taken = time.time() - outcome.began
         texts = [mail.text for mail in list(self.mails.seen) if mail.time >= outcome.began]
         missed = [f"mail {pattern}" for pattern in step.mails if not any(re.search(pattern, text) for text in texts)]
@@ -138,7 +144,7 @@ class Drill:
     def _rest(self, since: float) -> None:
         """Until nobody has said anything for a while."""
         while time.time() - since < LONGEST_QUIET:
-            latest = max((one.time for one in (*self.seen(since), *list(self.mails.seen))), default=since)
-            if time.time() - max(latest, since) > QUIET:
+            heard = [one.time for one in self.seen(since)] + [one.time for one in list(self.mails.seen)]
+            if time.time() - max([since, *heard]) > QUIET:
                 return
             time.sleep(0.1)

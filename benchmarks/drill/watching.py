@@ -200,8 +200,9 @@ class FirstAnswer:
     """The first answer of the virtual address that a host sends from now on, by the kernel's time of its arrival."""
 
     def __init__(self, site: Site, host: str) -> None:
-        code = ctypes.create_string_buffer(answers_of(site.mac(host)))
-        program = struct.pack("HP", len(code) // INSTRUCTION.size, ctypes.addressof(code))
+        code = answers_of(site.mac(host))
+        kept = ctypes.create_string_buffer(code)
+        program = struct.pack("HP", len(code) // INSTRUCTION.size, ctypes.addressof(kept))
         # Protocol 0: it hears nothing before the filter is there.
         self._socket = site.network["client"].socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
