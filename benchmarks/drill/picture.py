@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from statistics import median
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
@@ -42,7 +43,8 @@ def draw(samples: Sequence[Sample], servers: Sequence[str], directors: Sequence[
     """The whole picture. Times are seconds since 1970; `lost` is when the lost queries were sent."""
     begin, end = samples[0].time, samples[-1].time
     scale = (WIDTH - LEFT - RIGHT) / max(BIN, end - begin)
-    highest = _round_up(max(sum(sample.qps.values()) for sample in samples))
+    # Peaks, as when a client sends at once what it had to keep, are cut off: they are not what is to be seen here.
+    highest = _round_up(1.2 * median(sum(sample.qps.values()) for sample in samples))
     bottom = TOP + FLOW
     lanes = bottom + GAP
     axis = lanes + len(directors) * (LANE + 4) + LOST + GAP
@@ -114,11 +116,14 @@ def _lane(samples: Sequence[Sample], director: str, colour: str, x: Callable[[fl
           y: float) -> Iterator[str]:
     """When this director sent queries to any server."""
     yield _text(LEFT - 8, y + LANE - 2, director, "end")
+    spans: list[tuple[float, float]] = []
     for before, sample in pairwise(samples):
         if sum(qps for (of, _), qps in sample.qps.items() if of == director) > 0:
-            left, right = x(before.time), x(sample.time)
-            yield (f'<rect x="{left:.1f}" y="{y:g}" width="{right - left + 0.2:.1f}" height="{LANE}" '
-                   f'fill="{colour}"/>')
+            since = spans.pop()[0] if spans and spans[-1][1] == before.time else before.time
+            spans.append((since, sample.time))
+    for since, until in spans:
+        yield (f'<rect x="{x(since):.1f}" y="{y:g}" width="{x(until) - x(since):.1f}" height="{LANE}" rx="2" '
+               f'fill="{colour}"/>')
 
 
 def _losses(lost: Sequence[float], x: Callable[[float], float], axis: float) -> Iterator[str]:

@@ -45,7 +45,7 @@ def test_the_picture() -> None:
                for text in texts)
     kinds = [one.get("class") for one in drawn.iter()]
     assert (kinds.count("mark"), kinds.count("band"), kinds.count("badge"), kinds.count("lost")) == (3, 1, 6, 2)
-    assert "2,000" in texts, "the scale ends at a round number above 1,600"
+    assert "2,000" in texts, "the scale ends at a round number above what is usual"
 
 
 def test_what_is_promised() -> None:
