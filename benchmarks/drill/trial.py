@@ -115,7 +115,7 @@ class Drill:
 
     def _end(self, outcome: Outcome) -> None:
         outcome.ended = time.time()
-        outcome.mails = [mail.subject for mail in list(self.mails.seen) if mail.time >= outcome.began]
+        outcome.mails = [mail.subject for mail in self.mails.seen if mail.time >= outcome.began]
         outcome.events = self.seen(outcome.began)
         self._count(outcome, outcome.ended - PATIENCE)
         self.outcomes.append(outcome)
@@ -129,7 +129,7 @@ class Drill:
             outcome.taken = first.at - outcome.began
         if outcome.taken is None and step.served and self.site.is_published():
             outcome.taken = time.time() - outcome.began
-        texts = [mail.text for mail in list(self.mails.seen) if mail.time >= outcome.began]
+        texts = [mail.text for mail in self.mails.seen if mail.time >= outcome.began]
         missed = [f"mail {pattern}" for pattern in step.mails if not any(re.search(pattern, text) for text in texts)]
         if outcome.noticed is None:
             missed.append(f"event {step.noticed}")
@@ -144,7 +144,7 @@ class Drill:
     def _rest(self, since: float) -> None:
         """Until nobody has said anything for a while."""
         while time.time() - since < LONGEST_QUIET:
-            heard = [one.time for one in self.seen(since)] + [one.time for one in list(self.mails.seen)]
+            heard = [one.time for one in self.seen(since)] + [one.time for one in self.mails.seen]
             if time.time() - max([since, *heard]) > QUIET:
                 return
             time.sleep(0.1)

@@ -113,24 +113,12 @@ class Events(Watcher):
                 event[name] for name in ("kind", "subject", "before", "after", "reason"))))
 
 
-class Mails(Watcher, MailServer):
-    """A real mail server on the host "mail", which keeps what it gets."""
+class Box(MailServer):
+    """Keeps the time of each mail, too."""
 
-    def __init__(self, site: Site) -> None:
-        Watcher.__init__(self)
-        MailServer.__init__(self)
-        self._site = site
+    def __init__(self) -> None:
+        super().__init__()
         self.seen: list[Mail] = []
-
-    def run(self) -> None:
-        with self._site.network["mail"].entered():
-            asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: SMTP(self, loop=loop), "0.0.0.0", MAIL_PORT)
-        async with server:
-            await loop.run_in_executor(None, self.over.wait)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         answer = await super().handle_DATA(server, session, envelope)
@@ -138,6 +126,28 @@ class Mails(Watcher, MailServer):
         subject = " ".join(str(message["Subject"]).split())
         self.seen.append(Mail(time.time(), subject, f"{subject}\n{message.get_content()}"))
         return answer
+
+
+class Mails(Watcher):
+    """The mail server on the host "mail"."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self._site, self._box = site, Box()
+
+    @property
+    def seen(self) -> list[Mail]:
+        """What has arrived so far."""
+        return list(self._box.seen)
+
+    def run(self) -> None:
+        with self._site.network["mail"].entered():
+            asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(lambda: SMTP(self._box, loop=loop), "0.0.0.0", MAIL_PORT):
+            await loop.run_in_executor(None, self.over.wait)
 
 
 class Flow(Watcher):

