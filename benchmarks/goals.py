@@ -80,3 +80,5 @@ HEALTH_FOUND = 3.2
 HEALTH_FOUND_LOADED = 0.05
 HEALTH_CORE_PERCENT = 25.0
 HEALTH_MONITOR_TO_MON = 0.2
+# `./dev drill`: seconds until a dead server is noticed, the other director answers, both servers serve what was edited.
+DRILL_NOTICED, DRILL_TAKEN, DRILL_SERVED = 3.0, 1.4, 1.0

@@ -165,7 +165,9 @@ class Prober:
         probed.latency = found.latency or probed.latency
         self._report.probes[f"{PROTOCOLS[proto]} {_outcome(found)}"] += 1
         standing = probed.standing
-        change = standing.take(found, self._rules, now, found.silent and self._traffic.heard(target, exchange.began))
+        # Clients' datagrams say nothing of TCP.
+        heard = proto == UDP and found.silent and self._traffic.heard(target, exchange.began)
+        change = standing.take(found, self._rules, now, heard)
         self._due.set((target.where, proto), next_probe(
             self._pace, exchange.began, now, standing.troubled, self._chance.random()))
         self._writer.write(target, proto)
