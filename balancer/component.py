@@ -28,7 +28,18 @@ ENTRY_POINTS = "ns7.components"
 # What a host is among those that could hold its floating addresses: it has them; another one has; nobody has, as far as
 # it hears. A host without any is active.
 ACTIVE, STANDBY, ALONE = STANDINGS = ("active", "standby", "alone")
+# What the state after an event says about its subject. A state in none of the lists is remarkable, neither good nor
+# bad; a quiet one is shown, and nobody is told: it may be nothing.
+BAD = frozenset({"dead", "degraded", "differs", "down", "exhausted", "expired", "failed", "fault", "hung", "lost",
+                 "missing", "open", "refused", "restarting", "stale", "taken", "unreachable"})
+QUIET = frozenset({"behind", "suspected"})
+GOOD = frozenset({"applied", "closed", "current", "free", "fresh", "ok", "present", "ready", "running", "same", "up"})
 RESERVED = ("worker", "admin", "alert", "alerts", "balancer", "service", "process", "nodes")
+
+
+def tone(state: str) -> str:
+    """"bad", "quiet", "good" or "other": what a state says."""
+    return "bad" if state in BAD else "quiet" if state in QUIET else "good" if state in GOOD else "other"
 
 
 class Event(NamedTuple):

@@ -30,6 +30,11 @@ class Snapshots:
         else:
             self.supervisor = snapshot
 
+    @property
+    def alerts(self) -> list[Any]:
+        """The open alerts, as the alert process has published them."""
+        return list(self._latest.get("alert", {}).get("open", ()))
+
     def status(self) -> dict[str, Any]:
         """By component, what its status function says; what it published, where it has none."""
         return self._shown(self._status, dict)
