@@ -44,6 +44,11 @@ ERROR, WARNING, NOTICE = "<3>", "<4>", "<5>"
 RESERVED = ("worker", "admin", "alert", "alerts", "balancer", "service", "process", "nodes")
 
 
+def tone(state: str) -> str:
+    """"bad", "quiet", "good" or "other": what a state says."""
+    return "bad" if state in BAD else "quiet" if state in QUIET else "good" if state in GOOD else "other"
+
+
 class Event(NamedTuple):
     """Something that happened and that an operator may want to hear of.
 

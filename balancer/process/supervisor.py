@@ -68,7 +68,7 @@ class Supervisor:
                  estate: Estate | None = None) -> None:
         self._path, self._node = path, node
         self._loop = asyncio.get_running_loop()
-        self._started = time.monotonic()
+        self._started, self._configured = time.monotonic(), time.time()
         self._make_state_dir(config.process.state_dir)
         self._store = Store(stored)
         self._events = Events(self._on_event, log.event)
@@ -250,9 +250,9 @@ class Supervisor:
         return {
             "version": __version__, "node": config.node, "roles": list(config.roles), "pid": os.getpid(),
             "uptime": time.monotonic() - self._started, "standing": self._hosts.standing,
-            "fingerprint": config.fingerprint, "generation": self._state.table.generation,
-            "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
-            "worker_restarts": self._workers.restarts,
+            "fingerprint": config.fingerprint, "configured": self._configured,
+            "generation": self._state.table.generation, "ready": self._ready and self._workers.healthy(),
+            "workers": self._workers.status(), "worker_restarts": self._workers.restarts,
             "retiring": self._workers.retiring + (self._predecessor is not None), "live": self._steering.shown(),
             "socket_drops": self._state.socket_drops(), "summaries": self._hosts.summaries(),
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
@@ -289,6 +289,7 @@ class Supervisor:
             finally:
                 notify("READY=1")
             self._hosts.configure()
+            self._configured = time.time()
             told = "; ".join(changes) or "nothing changed"
             self._events.tell("config", self._path, "", "applied", f"{told}, by {user}")
             self._events.audit("reload", before, self._state.config.fingerprint, user)
