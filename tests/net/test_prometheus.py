@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -15,24 +14,17 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from deploy import dashboard
 from tests.helpers.cluster import Cluster
 from tests.helpers.daemon import Balancer
 from tests.helpers.need import require_program
+from tests.helpers.promql import RULES, expressions, missing
 from tests.helpers.servers import ZONE
 from tests.helpers.waiting import wait_for
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.long]
 
-ROOT = Path(__file__).parents[2]
-RULES, DASHBOARD = ROOT / "deploy" / "prometheus-rules.yml", ROOT / "deploy" / "grafana-dashboard.json"
 HTTP, PROMETHEUS = "127.0.0.1:8053", "127.0.0.1:9090"
-SELECTOR = re.compile(r"\b(up|ns7_\w+)\s*(?:\{([^}]*)\})?")
-GROUPED = re.compile(r"\b(?:by|on|group_left)\s*\(([^)]*)\)")
-SUFFIXES = ("_bucket", "_count", "_sum")
-OF_PROMETHEUS = {"instance", "job", "le"}
 
 
 @pytest.fixture(scope="module")
@@ -70,67 +62,18 @@ def fetch(cluster: Cluster, where: str, path: str) -> bytes:
     return body
 
 
-def offered(text: str) -> dict[str, set[str]]:
-    """The labels of each metric; a histogram by each of its names."""
-    found: dict[str, set[str]] = {"up": set()}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
-    return found
-
-
-def used(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """The metrics of an expression, with the labels that are asked of them."""
-    for name, matchers in SELECTOR.findall(expression):
-        yield name, set(re.findall(r"(\w+)\s*[=!]~?", matchers))
-
-
-def expressions() -> Iterator[tuple[str, str]]:
-    """(where it stands, expression) of the dashboard and the rules."""
-    board = json.loads(DASHBOARD.read_text())
-    for panel in board["panels"]:
-        for target in panel.get("targets", ()):
-            yield f"panel {panel['title']}", target["expr"]
-    for note in board["annotations"]["list"]:
-        yield note["name"], note["expr"]
-    for one in board["templating"]["list"]:
-        if one["type"] == "query":
-            yield one["name"], one["definition"].replace("label_values(", "").rpartition(",")[0]
-    yield from re.findall(r"- alert: (\w+)\n\s+expr: '(.*)'", RULES.read_text())
-
-
-def test_dashboard_is_as_it_is_made() -> None:
-    again = "python deploy/dashboard.py > deploy/grafana-dashboard.json"
-    assert json.loads(DASHBOARD.read_text()) == dashboard.dashboard(), f"it is old: {again}"
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    places = [(panel["gridPos"]["y"] + y, panel["gridPos"]["x"] + x) for panel in panels
-              for y in range(panel["gridPos"]["h"]) for x in range(panel["gridPos"]["w"])]
-    assert len(places) == len(set(places)), "panels overlap"
-    assert max(x for _, x in places) == 23
-
-
 def test_all_that_dashboard_and_rules_use_is_there(ns7: tuple[Cluster, Balancer]) -> None:
     cluster, _ = ns7
 
-    def missing() -> list[str]:
-        found, lacking = offered(fetch(cluster, HTTP, "/metrics").decode()), []
-        for where, expression in expressions():
-            labels = set(OF_PROMETHEUS)
-            for name, asked in used(expression):
-                if name not in found or asked - found[name] - OF_PROMETHEUS:
-                    lacking.append(f"{where}: {name}{sorted(asked)}")
-                labels |= found.get(name, set())
-            grouped = {label for group in GROUPED.findall(expression) for label in re.split(r"[,\s]+", group) if label}
-            lacking += [f"{where}: by {sorted(grouped - labels)}"] if grouped - labels else []
-        return lacking
+    def text() -> str:
+        return fetch(cluster, HTTP, "/metrics").decode()
 
     # Some come with the first probe, or the first time that a puller is asked.
     with contextlib.suppress(AssertionError):
-        wait_for("nothing is missing", lambda: not missing(), 20)
-    assert missing() == []
+        wait_for("nothing is missing", lambda: not missing(text()), 20)
+    assert missing(text()) == []
     program = require_program("promtool", "prometheus")
-    done = subprocess.run([program, "check", "metrics"], input=fetch(cluster, HTTP, "/metrics"), capture_output=True,
-                          check=False)
+    done = subprocess.run([program, "check", "metrics"], input=text().encode(), capture_output=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 

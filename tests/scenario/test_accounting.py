@@ -20,7 +20,7 @@ from tests.helpers.daemon import BATCH, Balancer
 from tests.helpers.need import require_program
 from tests.helpers.ports import free_address
 from tests.helpers.waiting import wait_for
-from tests.scenario.test_admin import metrics
+from tests.scenario.test_admin import answers, metrics
 from tests.scenario.test_servers import change
 
 LOOK = 0.05
@@ -93,7 +93,8 @@ def test_to_the_query(start: StartBalancer, nameserver: StartServer, tmp_path: P
     assert service["answers"] == load.completed
     legs = sum(server["queries"] for server in service["servers"])
     assert legs == service["queries"] + sum(server["resends"] for server in service["servers"])
-    told = wait_for("the metrics of the new crew", lambda: (found := metrics(http))["ns7_queries_total"] and found)
+    wait_for("admin answers", lambda: answers(http))
+    told = metrics(http)
     assert told["ns7_queries_total"] == load.sent and told["ns7_answers_total"] == load.completed
     assert told["ns7_dropped_total"] == told["ns7_timeouts_total"] == told["ns7_inflight"] == 0
     assert told["ns7_server_queries_total"] == load.sent + told["ns7_server_resends_total"]

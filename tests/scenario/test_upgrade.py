@@ -446,6 +446,7 @@ def test_stop_while_the_old_one_still_ends(
     assert old.wait(10) == 0
 
 
+@pytest.mark.long
 def test_what_is_held_and_counted_goes_along(start: StartBalancer, nameserver: StartServer, client: OpenClient) -> None:
     """Operators' changes; what the kernel has dropped, by address; who wanted the upgrade."""
     balancer = start([nameserver().address, nameserver().address], udp_buffer="64KiB")

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.helpers.need import require_program
+from tests.helpers.promql import RULES
 
 ROOT = Path(__file__).parents[3]
-RULES = ROOT / "deploy" / "prometheus-rules.yml"
 PAGE = ROOT / "docs" / "monitoring.md"
 RULE = re.compile(r"""      - alert: (\w+)
         expr: '(.*)'
