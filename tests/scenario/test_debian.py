@@ -201,7 +201,21 @@ def test_stop_leaves_nothing(host: Host) -> None:
     start(host)
     host.system.run("systemctl", "stop", "ns7")
     assert (host.addresses(), host.listeners(), host.settings()) == before
-    assert host.system.run("sh", "-c", "pgrep -f /usr/lib/ns7/ || true").strip() == ""
+    assert host.system.run("sh", "-c", "pgrep -f '[/]usr/lib/ns7/' || true").strip() == ""
+
+
+def test_stop_after_an_upgrade_is_in_order_too(host: Host) -> None:
+    """The main process is not systemd's child then, and must not be killed for that."""
+    start(host)
+    before = host.system.run("journalctl", "-n", "0", "--show-cursor").split("-- cursor: ")[1]
+    host.system.run("ns7", "upgrade")
+    assert wire.rcode(host.ask(f"{VIP}:53")) == 0
+    host.system.run("systemctl", "stop", "ns7")
+    told = host.system.run("journalctl", "-u", "ns7", "--no-pager", f"--after-cursor={before.strip()}")
+    assert "has taken over" in told
+    assert "nobody took over" in told           # failover let go of the address by itself
+    assert "SIGKILL" not in told
+    assert host.system.run("systemctl", "show", "ns7", "-p", "Result", "--value").strip() == "success"
 
 
 def test_removal_leaves_the_configuration(host: Host) -> None:
