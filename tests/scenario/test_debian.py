@@ -126,6 +126,14 @@ def test_unit_is_well_and_hard(host: Host) -> None:
     assert float(exposure[1]) <= 2.5
 
 
+def test_journald_understands_its_sample(host: Host) -> None:
+    sample, place = "/usr/share/doc/ns7/examples/journald.conf", "/etc/systemd/journald.conf.d/ns7.conf"
+    host.system.run("install", "-D", sample, place)
+    host.system.run("systemctl", "restart", "systemd-journald")
+    told = host.system.run("journalctl", "-u", "systemd-journald", "--no-pager")
+    assert "ns7.conf" not in told           # where a line that it does not know would be named
+
+
 def start(host: Host) -> None:
     host.system.run("systemctl", "start", "ns7")
     wait_for("the virtual address", lambda: VIP in host.addresses())
