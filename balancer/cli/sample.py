@@ -14,8 +14,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the grammar."""
     known = sorted([*FILES, NAMED, *(name for record in components().values() for name in record.samples)])
     command = subparsers.add_parser("sample-config", help="print a commented configuration file")
-    command.add_argument("of", nargs="?", choices=known, help="systemd: ns7's unit; named: options of a server behind ns7; without: ns7's own "
-                         "file")
+    command.add_argument("of", nargs="?", choices=known, help="systemd: ns7's unit; named: options of a server "
+                         "behind ns7; without: ns7's own file")
     command.add_argument("-c", "--config", metavar="FILE", help="fill in what this configuration of ns7 says")
     command.add_argument("--node", help="which host of that file this is")
     command.set_defaults(run=run)

@@ -424,11 +424,11 @@ class Supervisor:
             self._successor.send(Notice(list(event)))
 
     async def stop(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
-        """Begin to stop: nothing new is taken, what is in flight is still answered."""
+        """Begin to stop: nothing new is taken, what is in flight is still answered. The pid is gone when it is over."""
         if not self._done.done():
             self._events.audit("stop", "running", "stopping", user)
         self._on_stop_signal()
-        return {}
+        return {"pid": os.getpid()}
 
 
 def _expected(error: BaseException | None) -> None:

@@ -117,8 +117,8 @@ class Booted:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             self._init = wait_for("the container's first process", self._find)
-            done = self._ask("systemctl", "is-system-running", "--wait", seconds=BOOTING)
-            assert done.stdout.strip() in ("running", "degraded"), done.stdout
+            wait_for("systemd", lambda: self._ask("systemctl", "is-system-running").stdout.strip() in (
+                "running", "degraded"), BOOTING, every=0.3)
         except BaseException:
             self.close()
             raise

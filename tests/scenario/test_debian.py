@@ -126,6 +126,14 @@ def test_unit_is_well_and_hard(host: Host) -> None:
     assert float(exposure[1]) <= 2.5
 
 
+def test_journald_understands_its_sample(host: Host) -> None:
+    sample, place = "/usr/share/doc/ns7/examples/journald.conf", "/etc/systemd/journald.conf.d/ns7.conf"
+    host.system.run("install", "-D", sample, place)
+    host.system.run("systemctl", "restart", "systemd-journald")
+    told = host.system.run("journalctl", "-u", "systemd-journald", "--no-pager")
+    assert "ns7.conf" not in told           # where a line that it does not know would be named
+
+
 def start(host: Host) -> None:
     host.system.run("systemctl", "start", "ns7")
     wait_for("the virtual address", lambda: VIP in host.addresses())
@@ -201,7 +209,21 @@ def test_stop_leaves_nothing(host: Host) -> None:
     start(host)
     host.system.run("systemctl", "stop", "ns7")
     assert (host.addresses(), host.listeners(), host.settings()) == before
-    assert host.system.run("sh", "-c", "pgrep -f /usr/lib/ns7/ || true").strip() == ""
+    assert host.system.run("sh", "-c", "pgrep -f '[/]usr/lib/ns7/' || true").strip() == ""
+
+
+def test_stop_after_an_upgrade_is_in_order_too(host: Host) -> None:
+    """The main process is not systemd's child then, and must not be killed for that."""
+    start(host)
+    before = host.system.run("journalctl", "-n", "0", "--show-cursor").split("-- cursor: ")[1]
+    host.system.run("ns7", "upgrade")
+    assert wire.rcode(host.ask(f"{VIP}:53")) == 0
+    host.system.run("systemctl", "stop", "ns7")
+    told = host.system.run("journalctl", "-u", "ns7", "--no-pager", f"--after-cursor={before.strip()}")
+    assert "has taken over" in told
+    assert "nobody took over" in told           # failover let go of the address by itself
+    assert "SIGKILL" not in told
+    assert host.system.run("systemctl", "show", "ns7", "-p", "Result", "--value").strip() == "success"
 
 
 def test_removal_leaves_the_configuration(host: Host) -> None:
