@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from balancer.config.named import sample_text
+from balancer.config.named import sample
 from tests.helpers.need import require_program
 from tests.unit.balancer.config.files import PLAIN, load_text
 
@@ -24,14 +24,14 @@ tcp_connections = 300
 @pytest.mark.parametrize("config", ["", PLAIN, PLAIN + MORE])
 def test_bind_takes_it(config: str, tmp_path: Path) -> None:
     file = tmp_path / "named.conf"
-    file.write_text(sample_text(load_text(config) if config else None))
+    file.write_text(sample(load_text(config) if config else None))
     checker = require_program("named-checkconf", "bind9-utils")
     done = subprocess.run([checker, file], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_it_says_what_the_file_says() -> None:
-    text = sample_text(load_text(PLAIN + MORE))
+    text = sample(load_text(PLAIN + MORE, "six"))
     assert re.search(r"listen-on-v6 \{ ::1; 2001:db8::1; \};", text)
-    assert re.search(r"acl directors \{ 2001:db8::9; \};", text)
-    assert "tcp-clients 400;" in text
+    assert re.search(r"exempt-clients \{ 127.0.0.1; 2001:db8::9; \};", text)
+    assert "tcp-clients 450;" in text
