@@ -14,6 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks import ns7, peers, report
+from benchmarks.admin import ROWS as ADMIN_ROWS
+from benchmarks.admin import admin
 from benchmarks.failover import ROWS as FAILOVER_ROWS
 from benchmarks.failover import failover
 from benchmarks.faults import BACKENDS, faults
@@ -45,7 +47,7 @@ from benchmarks.workers import ROWS, workers
 # Cases whose rows can be chosen, and cases that compare peers.
 CHOSEN = {
     "workers": tuple(ROWS), "faults": tuple(FAULT_ROWS), "failover": tuple(FAILOVER_ROWS), "sync": tuple(SYNC_ROWS),
-    "health": tuple(HEALTH_ROWS),
+    "health": tuple(HEALTH_ROWS), "admin": tuple(ADMIN_ROWS),
 }
 TRIALS = 20                 # of each row of "failover"
 COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
@@ -83,6 +85,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "failover": (failover,),
     "sync": (sync,),
     "health": (health,),
+    "admin": (admin,),
     "micro": (micro,),
     "all": (micro, compared, scaled, shares, memory, tcp),
 }
@@ -98,6 +101,7 @@ HELP = {
     "failover": "how long the virtual address is silent when its director goes, in network namespaces (root, an hour)",
     "sync": "how fast an edited zone is served by the other server, and what survives SIGKILL",
     "health": "how soon a server that fails is found, false alarms, what probing costs (40 minutes)",
+    "admin": "what it costs to be looked at: metrics, open pages, hostile clients; how soon one sees something",
     "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }

@@ -82,3 +82,13 @@ HEALTH_CORE_PERCENT = 25.0
 HEALTH_MONITOR_TO_MON = 0.2
 # `./dev drill`: seconds until a dead server is noticed, the other director answers, both servers serve what was edited.
 DRILL_NOTICED, DRILL_TAKEN, DRILL_SERVED = 3.0, 1.4, 1.0
+# `admin`: what may be looked at, and how fast: milliseconds, by the number of servers; percent of a core with 50 pages
+# open; the page in kB, packed; an honest client's wait while others are hostile.
+ADMIN_METRICS_MS = {2: 5.0, 256: 200.0}
+ADMIN_DELAY_MS = 50.0
+ADMIN_CORE_PERCENT = 10.0
+ADMIN_FIRST_MS = 300.0
+ADMIN_PAGE_KB = 120.0
+ADMIN_HONEST_MS = 1000.0
+ADMIN_GROWTH_MB = 64.0
+ADMIN_STATUS_MS = 150.0

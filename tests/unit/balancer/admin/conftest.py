@@ -21,7 +21,7 @@ from tests.helpers.table import Table
 from tests.helpers.waiting import PATIENCE
 
 FACTS = {"version": "1.2.3", "pid": 4711, "generation": 1, "ready": True, "worker_restarts": 3,
-         "workers": [{}, {}], "live": [{}],
+         "workers": [{}, {}], "live": [{"service": "ns7", "server": "one", "time": 1.0}],
          "processes": {"admin": {"running": True}, "alert": {"running": False}},
          "socket_drops": {"one": {"[2001:db8::2]:53": 7}},
          "listen": {"dns": ["192.0.2.1:53"], "one": ["192.0.2.2:53", "[2001:db8::2]:53"]}}
