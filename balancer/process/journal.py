@@ -66,18 +66,6 @@ class Journal:
                    "".join(traceback.format_exception(kind, error, trace)))
 
 
-class Handler(logging.Handler):
-    """What libraries log, warnings and worse."""
-
-    def __init__(self, journal: Journal) -> None:
-        super().__init__(logging.WARNING)
-        self._journal = journal
-
-    def emit(self, record: logging.LogRecord) -> None:
-        trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
-        self._journal.write((ERROR if record.levelno >= logging.ERROR else WARNING) + record.getMessage(), trace)
-
-
 class Sparse:
     """Lets `burst` lines through in `period` seconds and counts the rest: for what a client could cause. Pure."""
 
@@ -95,6 +83,20 @@ class Sparse:
         self._left -= 1
         missed, self._missed = self._missed, 0
         return f"{text} ({missed} such lines were left out)" if missed else text
+
+
+class Handler(logging.Handler):
+    """What libraries log, warnings and worse; some of it may be a client's doing, so not all of many."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.WARNING)
+        self._journal, self._sparse = journal, Sparse(20, 60.0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self._sparse.thin(record.getMessage(), time.monotonic())
+        if text:
+            trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+            self._journal.write((ERROR if record.levelno >= logging.ERROR else WARNING) + text, trace)
 
 
 def told(event: Event) -> str:

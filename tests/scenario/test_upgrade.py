@@ -173,7 +173,7 @@ def test_version_replaced_where_it_runs(start: StartBalancer, nameserver: StartS
     tree = versions.copy("1.0.1")
     versions.install(tree)
     balancer = start([nameserver().address], command=[str(versions.launcher)])
-    wait_for("a spare", lambda: spare(balancer))
+    wait_for("a spare, and alert", lambda: spare(balancer) and running(balancer, "alert"))
     Versions.edit(tree / "balancer/__init__.py", r"1\.0\.1", "1.0.2")
     balancer.kill_worker()                  # the spare that stood ready takes its place
     wait_for("it is told", lambda: "is of version 1.0.2, this is 1.0.1" in balancer.output())
