@@ -12,6 +12,7 @@ import json
 import secrets
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class Statuses:
         now = self._host.clock()
         self._later(self._fetch_live())
         digest = "" if self._live is None else str(self._live.get("digest", ""))
-        facts = {**facts, "version": __version__, "live": digest}
+        facts = {**facts, "version": __version__, "live": digest, "clock": time.time()}
         self._send(self._exchange.tell(facts))
         behind = [node for node in self._peers.alive(now) if self._peers.facts[node].get("live") not in (digest, None)]
         if behind and self._live is not None:
@@ -140,7 +141,9 @@ class Statuses:
                 continue
             if told is not None:
                 self._count("received statuses")
-                self._peers.take(told.node, told.facts, self._host.clock())
+                clock = told.facts.get("clock")
+                skew = {"skew": round(clock - time.time(), 3)} if isinstance(clock, float) else {}
+                self._peers.take(told.node, {**told.facts, **skew}, self._host.clock())
                 if told.text is not None:
                     self._later(self._adopt(told.node, told.text))
 

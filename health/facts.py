@@ -1,15 +1,11 @@
-"""What admin and `ns7 doctor` show of health: made from what its process publishes, and from its section."""
+"""What admin shows of health: made from what its process publishes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
-from balancer.component import Finding
-from health.config import Health
 
 
 def status(snapshot: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -30,18 +26,3 @@ def metrics(snapshot: Mapping[str, Any]) -> Iterable[Metric]:
     for row in snapshot.get("serials", ()):
         serials.add_metric((row["zone"], row["server"]), row["serial"])
     yield serials
-
-
-def doctor(config: Health | None) -> Iterator[Finding]:
-    """What a look at the section finds."""
-    if config is None:
-        return
-    if config.zones_from is not None:
-        try:
-            Path(config.zones_from).open("rb").close()
-        except OSError as error:
-            yield Finding(f"health.zones_from {config.zones_from} cannot be read: {error.strerror}",
-                          f"setfacl -m u:ns7:r {config.zones_from}")
-    if not config.zones and config.zones_from is None and not config.checks:
-        yield Finding("[health] names no zones: a server that answers anything at all counts as up",
-                      'add zones = ["your.zone"] to [health]')

@@ -28,8 +28,9 @@ import dns.rdatatype
 import dns.rrset
 import dns.tsig
 
+from balancer.namedconf import ConfError
 from sync.manifest import ManifestError
-from sync.namedconf import ConfError, read_key
+from sync.namedconf import read_key
 
 NAME = dns.name.from_text("sync.ns7.")
 FUDGE = 300                 # seconds that clocks may differ, as RFC 8945 §10 recommends

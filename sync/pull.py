@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from balancer.errors import ControlError, Ns7Error
+from balancer.namedconf import ConfError, Statement, body, parse, render, value, word
 from sync import programs
 from sync.manifest import CONF, EMPTY, MOST_BYTES, Manifest, ManifestError, decode
 from sync.manifest import parse as parse_manifest
 from sync.named import Named, NamedError, told
-from sync.namedconf import ConfError, Statement, body, parse, render, value, word, zone_name
+from sync.namedconf import zone_name
 from sync.plan import RELOAD_EACH, changes, doubts
 from sync.programs import ProgramError
 from sync.publish import listed

@@ -85,7 +85,7 @@ class Supervisor:
         self._hosts = Hosts(self._state, config.process.state_dir, self._events, self._verb_of_component, log)
         self._control = Control(config.admin.socket, self._answer, config.admin.socket_group)
         self._verbs = {"status": self.status, "reload": self.reload, "upgrade": self.upgrade, "stop": self.stop,
-                       **self._steering.verbs()}
+                       "listeners": self.listeners, **self._steering.verbs()}
         self._predecessor, self._estate = predecessor, estate
         if predecessor is not None:
             self._state.lent = {inheritance.listeners[number] for number in self._kept}
@@ -273,6 +273,10 @@ class Supervisor:
     async def status(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         """The whole state as plain data (see docs)."""
         return self._status()
+
+    async def listeners(self, request: Mapping[str, Any], user: str) -> dict[str, list[int]]:
+        """The inodes of our listening sockets by address: sock_diag(7) shows everybody's."""
+        return self._state.inodes()
 
     async def reload(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         """Read the file again and apply it, live changes over it; a bad file is refused and nothing changes."""
