@@ -12,6 +12,7 @@ SKEW = 10.0                     # seconds between the clocks of directors
 # arp(7), net.ipv4.conf.*.arp_ignore: 2 asks that the sender is in the address's own network, which a /32 has none of;
 # 4 to 7 are reserved; 8 answers nobody.
 DEAF = (2, 4, 5, 6, 7, 8)
+# What makes systemd-networkd keep an address with a lifetime (tried with 252; "static" keeps only those without).
 KEEPS = ("yes", "true", "1", "on", "dhcp", "dynamic")
 
 
@@ -155,7 +156,7 @@ class Manager(NamedTuple):
 
 
 def judge_managers(facts: tuple[Manager, ...]) -> Iterator[Finding]:
-    why = "It removes addresses that it does not know; ns7 puts them back, but up to a second of queries is lost."
+    why = "At a reload it removes addresses that it does not know; until ns7 has put them back queries are lost."
     for manager in facts:
         if manager.program == "NetworkManager":
             yield Finding(f"NetworkManager manages {manager.interface}", why,

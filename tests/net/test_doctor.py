@@ -5,8 +5,14 @@ Both servers run BIND with what `ns7 sample-config named` prints, so the sample 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
+import shlex
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +26,13 @@ from balancer.doctor import examine
 from balancer.errors import ControlError
 from tests.helpers import processes, wire
 from tests.helpers.client import Client
-from tests.helpers.need import require_program
+from tests.helpers.cluster import Cluster
+from tests.helpers.daemon import COMMAND, ROOT, run_command
+from tests.helpers.nameserver import NameServer
+from tests.helpers.need import missing, require_program
 from tests.helpers.netns import require_netns
 from tests.helpers.network import DEVICE, Host, Network
+from tests.helpers.tcp import TcpServer
 from tests.helpers.waiting import wait_for
 
 pytestmark = pytest.mark.net
@@ -266,3 +276,191 @@ def test_cookies(field: Field) -> None:
     assert field.findings() == []
     for server in field.servers:
         server.restore()
+
+
+def test_named_beside_us(field: Field, tmp_path: Path) -> None:
+    """BIND on the director's host, before the address comes and after."""
+    here = field.here
+    bind = Bind(here, tmp_path / "named", field.config, "ns7c0")
+    bind.start(options=bind.right.replace("listen-on { 127.0.0.1; 192.0.2.88; };", "").replace(
+        "automatic-interface-scan no;", ""))
+    finding = field.one("named", f"would take {VIP}:53 as soon as the address is here")
+    here.add_address(f"{VIP}/24", DEVICE)
+    here.ip("address", "change", f"{VIP}/24", "dev", DEVICE, "valid_lft", "60", "preferred_lft", "60")
+    with here.entered():
+        wait_for("named holds it", lambda: "holds" in field.one("named").what, 20)
+    assert "automatic-interface-scan no" in finding.fix
+    bind.mend(finding)
+    assert field.findings() == []
+    here.ip("address", "delete", f"{VIP}/24", "dev", DEVICE)
+    bind.stop()
+
+
+def test_address_that_somebody_else_added(field: Field) -> None:
+    field.here.add_address(f"{VIP}/24", DEVICE)
+    field.mend(field.one("failover.interface", VIP, "for good"))
+    assert field.findings() == []
+
+
+def test_peer_that_is_cut_off(field: Field) -> None:
+    """It is a server too."""
+    field.network.cut("ns7c1")
+    begun = time.monotonic()
+    found = field.findings()
+    assert time.monotonic() - begun < 4.6, "nothing waits longer than it may"
+    assert {finding.what for finding in found} == {
+        "192.0.2.88 (failover.peers) cannot be reached",
+        "ns7c1 at 192.0.2.88:53 does not answer over UDP (no answer) and TCP (no answer)"}
+    field.network.mend("ns7c1")
+    wait_for("it is back", lambda: field.findings() == [])
+
+
+def test_connection_tracking(field: Field) -> None:
+    rules = "add table inet wall; add chain inet wall in { type filter hook input priority 0; }; "
+    field.here.run("nft", rules + "add rule inet wall in ct state established accept")
+    wait_for("something is tracked", lambda: field.findings("conntrack") != [])
+    field.mend(field.one("conntrack", "connection tracking is on", "UDP port 53"))
+    assert field.findings() == []
+    field.here.run("nft", "flush ruleset")
+
+
+def test_clock_of_a_server(field: Field) -> None:
+    """BIND tells its time without a key."""
+    server = field.servers[1]
+    server.stop()
+    server.start(under=(require_program("faketime", "faketime"), "-f", "+400s"))
+    finding = field.one("health.clock", "the clock of ns7c2 is 400 s ahead of ours")
+    assert finding.severity == "error"
+    server.stop()
+    server.start()
+    assert field.findings() == []
+
+
+RUBBISH = [b"", b"\0", b"\xff" * 512, b"\0" * 12, b"\0\0\x80\0" + b"\xff" * 8 + b"\xc0\x0c" * 40]
+
+
+def test_servers_that_say_rubbish(field: Field) -> None:
+    """Their answers count as none, and nothing else is kept from being looked at."""
+    host = field.network["client"]
+    with contextlib.ExitStack() as stack:
+        with host.entered():
+            said = itertools.cycle(RUBBISH)
+            stack.enter_context(NameServer(lambda received: [received.data[:2] + next(said)], "192.0.2.1", 53))
+            stack.enter_context(TcpServer(
+                lambda asked: asked.connection.socket.sendall(b"\0\x05rubbish"), "192.0.2.1", 53))
+        field.write(('address = "192.0.2.89:53"', 'address = "192.0.2.1:53"'))
+        found = field.findings()
+        assert [finding.what.partition(" over ")[0] for finding in found] == ["ns7c2 at 192.0.2.1:53 does not answer"]
+
+
+def run_doctor(field: Field, *prefix: str) -> tuple[int, list[dict[str, str]]]:
+    """The command: its exit code and its findings."""
+    done = run_command("doctor", "-c", str(field.config), "--node", "ns7c0", "--json",
+                       prefix=[*field.here.prefix, *prefix])
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_command(field: Field) -> None:
+    """As a user without rights: what is missing and what cannot be seen is counted, and said."""
+    code, found = run_doctor(field, "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
+    assert code == len(found) == 2, found
+    assert {each["check"] for each in found} == {"rights", "buffers"}
+    assert set(found[0]) == {"check", "what", "why", "fix", "severity"}
+
+
+@pytest.mark.long
+def test_mail_server_behind_ourselves(field: Field) -> None:
+    """A resolver that is ours; then a name whose zone only we serve; then an entry in /etc/hosts."""
+    folder = Path("/etc/netns", field.here.name)
+    folder.mkdir(parents=True)
+    alerts = f'\n[alerts]\nmail_to = ["a@{ZONE}"]\nsmtp = "mail.{ZONE}:25"\n'
+    try:
+        field.write(more=alerts)
+        (folder / "hosts").write_text("127.0.0.1 localhost\n")
+        (folder / "resolv.conf").write_text(f"nameserver {VIP}\noptions timeout:1 attempts:1\n")
+        assert [each["check"] for each in run_doctor(field)[1]] == ["mail"]
+        (folder / "resolv.conf").write_text("nameserver 192.0.2.88\n")
+        code, (finding,) = run_doctor(field)
+        assert code == 1 and f"the zone {ZONE} of mail.{ZONE} is served by ns7.{ZONE} alone" in finding["what"]
+        field.here.run("sh", "-c", finding["fix"])
+        assert (folder / "hosts").read_text().endswith(f"192.0.2.25 mail.{ZONE}\n")
+        assert run_doctor(field)[0] == 0
+    finally:
+        shutil.rmtree(folder)
+
+
+NETWORKD = """set -e
+mount --make-rprivate /
+mount -o remount,bind,ro /sys       # without udev
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /etc/systemd/network
+mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp /run/dbus
+chown -R systemd-network:systemd-network /run/systemd/netif
+printf '[Match]\nName={device}\n[Network]\nAddress=192.0.2.87/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n' \
+    > /etc/systemd/network/10-test.network
+dbus-daemon --system --fork --nopidfile
+{networkd} >&2 &
+while ! grep -qs ADMIN_STATE=configured /run/systemd/netif/links/*; do sleep 0.05; done
+reload() {{
+    ip address replace {vip}/32 dev {device} valid_lft 60 preferred_lft 60
+    networkctl reconfigure {device} >&2
+    sleep 0.5
+    ip -o address show {device} | grep -c {vip} || true
+}}
+reload
+{doctor} > {folder}/found || true
+cat {folder}/found
+sh -c "$({python} -c 'import json, sys; print(json.load(open(sys.argv[1]))[0]["fix"])' {folder}/found)" >&2
+reload
+{doctor}
+kill $!
+"""
+
+
+@pytest.mark.long
+def test_networkd_removes_the_address(field: Field, tmp_path: Path) -> None:
+    """The real one: it does, doctor says so, and what doctor says ends it."""
+    networkd = Path("/lib/systemd/systemd-networkd")
+    if not networkd.exists():
+        missing("systemd-networkd is not installed (Debian: systemd)")
+    require_program("dbus-daemon", "dbus-daemon")
+    doctor = shlex.join([*COMMAND, "doctor", "-c", str(field.config), "--node", "ns7c0", "--json"])
+    script = NETWORKD.format(device=DEVICE, vip=VIP, networkd=networkd, doctor=doctor, folder=tmp_path,
+                             python=sys.executable)
+    alone = ["unshare", "-m", "-p", "-f", "--kill-child", "--mount-proc"]
+    done = subprocess.run([*field.here.prefix, *alone, "bash", "-c", script], cwd=ROOT, capture_output=True, text=True,
+                          timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    gone, found, kept, after = done.stdout.splitlines()
+    assert (gone, kept) == ("0", "1"), done.stderr
+    assert [each["check"] for each in json.loads(found)] == ["failover.managers"]
+    assert json.loads(after) == []
+    field.here.ip("address", "delete", f"{VIP}/32", "dev", DEVICE)
+
+
+@pytest.mark.long
+def test_directors_that_run(tmp_path: Path) -> None:
+    """What is ours is known as ours, and the other director's clock is seen."""
+    require_program("faketime", "faketime")
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    ahead = {"LD_PRELOAD": str(library), "FAKETIME": "+60s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    with Cluster(tmp_path, peers=True) as cluster:
+        cluster.serve("ns7c1")
+        cluster.serve("ns7c2")
+        one, other = cluster.director("ns7c0"), cluster.director("ns7c1", env=ahead)
+        cluster.wait_holder("ns7c0")
+        wait_for("both hear each other", lambda: "skew" in str(cluster.state(one)))
+
+        def found() -> dict[str, str]:
+            done = run_command("doctor", "-c", str(one.config), "--node", "ns7c0", "--json",
+                               prefix=cluster.network["ns7c0"].prefix)
+            return {each["check"]: each["what"] for each in json.loads(done.stdout)}
+
+        seen = found()
+        assert "ns7c1 is 60 s ahead of ours" in seen.pop("failover.clock")
+        # That cluster's BIND is no sample: its cookies' secrets are its own, and [health] names no zone there.
+        assert set(seen) == {"health.cookies", "health.servers", "tcp"}
+        other.stop()
+        assert "failover.clock" not in found()
+        one.stop()
