@@ -29,7 +29,7 @@ LOOK = 0.5                  # seconds of load before anything happens
 PATIENCE = 1.0              # seconds until an unanswered query is lost
 STOOD_STILL = 5.0           # seconds
 DEAD_ANSWERS_NO_MORE = 6.0  # seconds after which a dead host must not have the address any more
-REFRESH = 2.0               # arp_refresh of the cluster in which caches are poisoned
+REFRESH = 5.0               # arp_refresh of the cluster in which caches are poisoned
 SO_TIMESTAMPNS = 35
 
 

@@ -64,13 +64,16 @@ class Director:
             self.ended.set()
 
     def vanish(self) -> None:
-        """Nobody answers here any more: say so, if there is anything to say, and end."""
-        if self.machine.active:
-            self.link.advert(LEAVING)
-        self.silence()
+        """Nobody answers here any more: say so and end."""
+        self._end(LEAVING)
 
-    def silence(self) -> None:
-        """End without a word."""
+    def hand_over(self) -> None:
+        """A successor goes on: one more advert, so that it has all the time there can be, and silence."""
+        self._end(self.machine.priority)
+
+    def _end(self, last: int) -> None:
+        if self.machine.active:
+            self.link.advert(last)
         if self._timer is not None:
             self._timer.cancel()
         self.ended.set()

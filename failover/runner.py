@@ -111,9 +111,9 @@ class Runner:
             self._director.leave()
 
     def _hand_over(self) -> Mapping[str, Any]:
-        """A successor goes on with the address: let it be, and say nothing any more."""
+        """A successor goes on with the address: let it be."""
         self._kept = True
-        self._director.silence()
+        self._director.hand_over()
         return self._snapshot()
 
     def _on_moved(self, active: bool) -> None:
