@@ -132,7 +132,7 @@ class Site(Protocol):
     def user(self) -> User: ...
 
     def ask(self, verb: str) -> Any:
-        """What the running ns7 answers; ControlError when none runs, or it refuses."""
+        """What the running ns7 answers; ControlError when none runs, or it refuses; Unseen when we may not ask."""
 
     def may_read(self, path: str) -> str:
         """Why `user` cannot read this file, "" when it can; Unseen when that cannot be told."""
