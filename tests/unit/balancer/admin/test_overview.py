@@ -98,6 +98,20 @@ async def test_who_only_follows_events_is_not_told(start: Start, monkeypatch: py
         assert b"nothing new" not in await client.read_until(b"\n\n")
 
 
+async def test_others_hear_that_there_is_nothing_new(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often an overview wakes those who follow that: dead clients must be noticed."""
+    monkeypatch.setattr(overview, "INTERVAL", 0.02)
+    monkeypatch.setattr(events, "HEARTBEAT", 0.2)
+    admin = await start()
+    async with connected(admin.where) as client:
+        await client.send(b"GET /api/v1/events HTTP/1.1\r\nHost: test\r\n\r\n")
+        await client.read_until(b"retry: 2000\n\n")
+        follower = asyncio.create_task(told_on_stream(admin, 10**6))
+        await client.read_until(b"nothing new\n\n")
+        assert not follower.done()
+        follower.cancel()
+
+
 async def test_who_does_not_read_is_cut_and_holds_up_nobody(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for a slow reader: what is kept for it stays within buffers, then it is cut off."""
     monkeypatch.setattr(overview, "INTERVAL", 0.005)
