@@ -274,7 +274,7 @@ def hostile(stand: Stand) -> None:
             writer.transport.abort()
 
     async def nonsense() -> None:
-        await stand.drain(NONSENSE[next(step) % len(NONSENSE)], 5.0)
+        await stand.drain(NONSENSE[next(step) % len(NONSENSE)], 0.5)
 
     with stand.opened():
         admin = stand.admin

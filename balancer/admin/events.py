@@ -36,7 +36,8 @@ class Events:
         self._ring: deque[tuple[str, str]] = deque(maxlen=MOST_EVENTS)      # id, JSON
         self._total = 0                         # events ever: the place behind the newest
         self._overview, self._overviews = "", 0
-        self._news: asyncio.Future[None] = self._loop.create_future()
+        self._news: asyncio.Future[None] = self._loop.create_future()       # an event
+        self._shown: asyncio.Future[None] = self._loop.create_future()      # an overview
         self._closed = False
         self.shown_to = 0                       # how many follow the overview
 
@@ -44,20 +45,20 @@ class Events:
         """Take a new event and wake the streams."""
         self._ring.append((event.id, told(event)))
         self._total += 1
-        self._wake()
+        self._wake_all()
 
     def show(self, overview: bytes) -> None:
         """The newest overview, one line of JSON with its end."""
         self._overview, self._overviews = f"event: overview\ndata: {overview.decode()}\n", self._overviews + 1
-        if self.shown_to:
-            self._wake()
+        self._shown.set_result(None)
+        self._shown = self._loop.create_future()
 
     def close(self) -> None:
         """End all streams, for good."""
         self._closed = True
-        self._wake()
+        self._wake_all()
 
-    def _wake(self) -> None:
+    def _wake_all(self) -> None:
         self._news.set_result(None)
         self._news = self._loop.create_future()
 
@@ -85,7 +86,8 @@ class Events:
                     await asyncio.wait_for(response.write(text.encode()), PATIENCE)
                 text = ""
                 if place == self._total and not (overview and seen < self._overviews):
-                    woken, _ = await asyncio.wait([self._news], timeout=HEARTBEAT)
+                    news = {self._news, self._shown} if overview else {self._news}
+                    woken, _ = await asyncio.wait(news, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
                     text = "" if woken else ": nothing new\n\n"
                 skip = place - (self._total - len(self._ring))
                 if skip < 0:

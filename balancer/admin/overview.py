@@ -114,7 +114,7 @@ class Overview:
             self._news = self._loop.create_future()
             if self._looked - self._kept >= KEEP:
                 self._kept = self._looked
-                self._publish(self.export())
+                self._publish(await asyncio.to_thread(self.export))
             await self._rest(self._looked - begun)
 
     async def _rest(self, took: float) -> None:

@@ -86,6 +86,7 @@ Two DNS servers for example.com stand behind 127.0.0.1:{arguments.port}. Try:
     dig @127.0.0.1 -p {arguments.port} www.example.com
     dig @127.0.0.1 -p {arguments.port} server.example.com TXT      # who answered?
     ns7 status --socket {control}
+    http://127.0.0.1:8053/        # the status page, in a browser
 Ctrl-C ends it.
 """, flush=True)
         return _watch(child, control, arguments.seconds)

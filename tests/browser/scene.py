@@ -129,12 +129,11 @@ class Scene:
             await asyncio.sleep(TICK)
 
     def _count(self, slot: int, count: int, beats: int) -> None:
-        missing = count // 30
+        missing, failed = count // 30, int(count > 0 and beats % 20 == 0)
         buckets = [count // 8, count // 2, count - count // 8 - count // 2 - count // 60, count // 60] + [0] * 11
         self._row.add_server(0, slot, {
             "queries": count, "latency": buckets, "resends": int(beats % 10 == 0 and bool(self.down)),
-            "answers": {"NOERROR": count - missing - (beats % 20 == 0), "NXDOMAIN": missing,
-                        "SERVFAIL": int(beats % 20 == 0)}})
+            "answers": {"NOERROR": count - missing - failed, "NXDOMAIN": missing, "SERVFAIL": failed}})
         self._row.add_service(0, {"queries": count, "answers": count})
 
     def tell(self, what: str, *arguments: Any) -> None:

@@ -69,6 +69,8 @@ def test_trouble(scene: Scene, open_page: Open) -> None:
                                           "standby director is missing: no other director is heard")
     assert watched.page.title().startswith("✕ ns7c0")
     wait_text(watched, "#services tbody tr:nth-child(2)", "^down")
+    parts = watched.page.locator("#services tbody tr:first-child .answers b").all_inner_texts()
+    assert 98 < sum(float(part.strip("< %")) for part in parts) < 102, parts
     assert "no answer to 3 probes" in text(watched, "#services tbody tr:nth-child(2) .reason")
     wait_text(watched, "#panels", "behind for 42 s")
     assert "ns7/ns7c2: weight 2" in text(watched, "#panels")

@@ -228,6 +228,25 @@ def test_killed_admin_is_replaced_and_no_query_lost(start: StartBalancer, namese
     assert len({event["id"] for event in downs}) == len(pids)
 
 
+@pytest.mark.long
+def test_the_hour_survives_an_upgrade(start: StartBalancer, nameserver: StartServer) -> None:
+    where = place()
+    balancer = start([nameserver().address], http=[where])
+    wait_for("answers", lambda: answers(where))
+
+    def times() -> list[float]:
+        (service,) = json.loads(fetch(where, "/api/v1/history")[1])["services"]
+        found: list[float] = service["time"]
+        return found
+
+    before = wait_for("two points", lambda: found if len(found := times()) >= 2 else None, 30)
+    balancer.upgrade()
+    balancer.wait_handed_over()
+    wait_for("answers again", lambda: answers(where))
+    wait_for("a point more", lambda: len(times()) > len(before), 30)
+    assert times()[:len(before)] == before
+
+
 def test_it_holds_nothing_that_could_harm(start: StartBalancer, nameserver: StartServer) -> None:
     """The shared memory is mapped read-only, from descriptors that cannot be written; no right but to low ports."""
     balancer = start([nameserver().address], workers=2, http=[place()])

@@ -152,9 +152,9 @@ class Row {
       const part = el("b");
       return {
         node: el("span", {}, el("span", {}, name), part),
-        update: ([, rate]) => put(part, rate === null ? "" : percent(rate / total)),
+        update: ([, rate], all) => put(part, rate === null ? "" : percent(rate / all)),
       };
-    });
+    }, total);
     put(this.resent, `${count(server.resends)} /s`);
     const lost = [["timed out", server.timeouts], ["refused", server.refusals]].filter(([, rate]) => rate > 0);
     put(this.lost, lost.map(([what, rate]) => `${what} ${count(rate)} /s`).join(", "));

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from balancer.admin import events, overview
+from balancer.admin import events, overview, runner
 from balancer.admin.overview import reason
 from balancer.table.table import Row
 from tests.helpers.http import connected
@@ -98,19 +98,34 @@ async def test_who_only_follows_events_is_not_told(start: Start, monkeypatch: py
         assert b"nothing new" not in await client.read_until(b"\n\n")
 
 
+async def test_others_hear_that_there_is_nothing_new(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often an overview wakes those who follow that: dead clients must be noticed."""
+    monkeypatch.setattr(overview, "INTERVAL", 0.02)
+    monkeypatch.setattr(events, "HEARTBEAT", 0.2)
+    admin = await start()
+    async with connected(admin.where) as client:
+        await client.send(b"GET /api/v1/events HTTP/1.1\r\nHost: test\r\n\r\n")
+        await client.read_until(b"retry: 2000\n\n")
+        follower = asyncio.create_task(told_on_stream(admin, 10**6))
+        await client.read_until(b"nothing new\n\n")
+        assert not follower.done()
+        follower.cancel()
+
+
 async def test_who_does_not_read_is_cut_and_holds_up_nobody(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for a slow reader: what is kept for it stays within buffers, then it is cut off."""
     monkeypatch.setattr(overview, "INTERVAL", 0.005)
     monkeypatch.setattr(overview, "SHARE", 1.0)
-    monkeypatch.setattr(events, "PATIENCE", 0.5)
+    monkeypatch.setattr(events, "PATIENCE", 0.3)
+    monkeypatch.setattr(runner, "SEND_BUFFER", 4096)
     admin = await start({"dns": [f"s{number}" for number in range(60)]})
     async with connected(admin.where, receive=4096) as deaf:
         await deaf.send(b"GET /api/v1/events?overview HTTP/1.1\r\nHost: test\r\n\r\n")
         await deaf.read_until(b"\r\n")
-        seen = await told_on_stream(admin, 60)
+        seen = await told_on_stream(admin, 15)
         assert [one["time"] for one in seen] == sorted(one["time"] for one in seen)
-        await asyncio.sleep(1.0)
-        assert len(await deaf.read_all()) < 4_000_000
+        await asyncio.sleep(0.5)
+        assert len(await deaf.read_all()) < 400_000, "and then the end: it was cut"
 
 
 async def test_events_as_json(start: Start) -> None:
