@@ -28,8 +28,9 @@ import dns.rdatatype
 import dns.rrset
 import dns.tsig
 
+from balancer.namedconf import ConfError
 from sync.manifest import ManifestError
-from sync.namedconf import ConfError, read_key
+from sync.namedconf import read_key
 from sync.plan import REASONS as REASONS
 
 NAME = dns.name.from_text("sync.ns7.")

@@ -20,9 +20,9 @@ import dns.tsig
 
 from balancer.component import WARNING, Event, Host, Service
 from balancer.errors import ControlError, StartError
+from balancer.namedconf import ConfError
 from sync import notify
 from sync.manifest import EMPTY
-from sync.namedconf import ConfError
 from sync.notify import Guard
 from sync.plan import Pulls
 from sync.publish import Publisher, Pullers

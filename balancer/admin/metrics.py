@@ -184,7 +184,7 @@ def encode(metrics: Iterable[Metric]) -> bytes:
         for sample in metric.samples:
             labels = ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(sample.labels.items())])
             named = f"{sample.name}{{{labels}}}" if labels else sample.name
-            lines.append(f"{named} {floatToGoString(sample.value)}\n")     # type: ignore[no-untyped-call]
+            lines.append(f"{named} {floatToGoString(sample.value)}\n")    # type: ignore[no-untyped-call]
     return "".join(lines).encode()
 
 

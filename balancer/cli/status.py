@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +23,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     for verb, text, function in (("status", "show services, servers and counters", status),
                                  ("reload", "apply the changed configuration file", reload),
                                  ("upgrade", "let the program as it is installed now take over", upgrade),
-                                 ("stop", "answer what is in flight, then end", stop)):
+                                 ("stop", "let go of the virtual address, answer what is in flight, end", stop)):
         command = commands.add_parser(verb, help=text)
         if function is status:
             command.add_argument("--rate", action="store_true", help="per second, over one second")
@@ -274,6 +277,10 @@ def upgrade(arguments: argparse.Namespace) -> int:
 
 
 def stop(arguments: argparse.Namespace) -> int:
-    """Tell the supervisor to end."""
-    request(arguments, "stop")
+    """Tell the supervisor to end, and wait until it has."""
+    pid = request(arguments, "stop")["pid"]
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        select.select([process], [], [])
+        os.close(process)
     return 0

@@ -47,7 +47,6 @@ DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "
 TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
             "tcp_connections_max", "tcp_per_client")
 PROTOCOLS = ("udp", "tcp")
-LEAST_PER_CLIENT = 8        # of tcp_per_client in one worker: a client's few connections may all meet the same one
 
 Send = Callable[[Message, list[int]], None]
 
@@ -247,6 +246,8 @@ class State:
                 ours.add(what)
                 if place.proto == "udp":
                     sockets.set_buffers(self.listeners[place], config.process.udp_buffer)
+            for address in {place.address for place in _places(config, workers)}:
+                sockets.steer(self.listeners[Place("tcp", address, 0)], workers)
         except StartError:
             for place in opened:
                 self.listeners.pop(place).close()
@@ -337,9 +338,9 @@ class State:
                 continue
             timeout, idle, message, lifetime = (round(seconds * 1e9) for seconds in (
                 service.tcp_timeout, service.tcp_idle, service.tcp_message_time, service.tcp_lifetime))
-            per_client = max(part(service.tcp_per_client), min(service.tcp_per_client, LEAST_PER_CLIENT))
             messages.append(TcpLimits(number, timeout, idle, message, lifetime, service.tcp_queries,
-                                      service.tcp_message_reads, part(service.tcp_connections_max), per_client))
+                                      service.tcp_message_reads, part(service.tcp_connections_max),
+                                      service.tcp_per_client))        # all of a client come to one: sockets.steer
             for entry in self.table.servers(number):
                 server = self._server(number, entry.name)
                 if entry.state == "present" and server is not None:

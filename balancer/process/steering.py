@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from difflib import get_close_matches
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from balancer.component import WARNING
+from balancer.durable import write_durably
 from balancer.errors import ConfigError, ControlError, StartError
 from balancer.process import live
 from balancer.process.children import Log
@@ -99,18 +99,8 @@ class Store:
 
     def save(self, changes: Live) -> str:
         """Keep them, in one step and for good; why that failed, "" when it did not. Blocks for the disk."""
-        part = self._path.with_suffix(".tmp")
         try:
-            with part.open("wb") as stream:
-                stream.write(changes.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_durably(self._path, changes.encode())
         except OSError as error:
             return f"not kept over a restart: {self._path} cannot be written: {error.strerror}"
         return ""

@@ -68,7 +68,7 @@ class Supervisor:
                  estate: Estate | None = None) -> None:
         self._path, self._node = path, node
         self._loop = asyncio.get_running_loop()
-        self._started = time.monotonic()
+        self._started, self._configured = time.monotonic(), time.time()
         self._make_state_dir(config.process.state_dir)
         self._store = Store(stored)
         self._events = Events(self._on_event, log.event)
@@ -81,7 +81,7 @@ class Supervisor:
         self._hosts = Hosts(self._state, config.process.state_dir, self._events, self._verb_of_component, log)
         self._control = Control(config.admin.socket, self._answer, config.admin.socket_group)
         self._verbs = {"status": self.status, "reload": self.reload, "upgrade": self.upgrade, "stop": self.stop,
-                       **self._steering.verbs()}
+                       "listeners": self.listeners, **self._steering.verbs()}
         self._predecessor, self._estate = predecessor, estate
         if predecessor is not None:
             self._state.lent = {inheritance.listeners[number] for number in self._kept}
@@ -250,9 +250,9 @@ class Supervisor:
         return {
             "version": __version__, "node": config.node, "roles": list(config.roles), "pid": os.getpid(),
             "uptime": time.monotonic() - self._started, "standing": self._hosts.standing,
-            "fingerprint": config.fingerprint, "generation": self._state.table.generation,
-            "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
-            "worker_restarts": self._workers.restarts,
+            "fingerprint": config.fingerprint, "configured": self._configured,
+            "generation": self._state.table.generation, "ready": self._ready and self._workers.healthy(),
+            "workers": self._workers.status(), "worker_restarts": self._workers.restarts,
             "retiring": self._workers.retiring + (self._predecessor is not None), "live": self._steering.shown(),
             "socket_drops": self._state.socket_drops(), "summaries": self._hosts.summaries(),
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
@@ -270,6 +270,10 @@ class Supervisor:
     async def status(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         """The whole state as plain data (see docs)."""
         return self._status()
+
+    async def listeners(self, request: Mapping[str, Any], user: str) -> dict[str, list[int]]:
+        """The inodes of our listening sockets by address: sock_diag(7) shows everybody's."""
+        return self._state.inodes()
 
     async def reload(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
         """Read the file again and apply it, live changes over it; a bad file is refused and nothing changes."""
@@ -289,6 +293,7 @@ class Supervisor:
             finally:
                 notify("READY=1")
             self._hosts.configure()
+            self._configured = time.time()
             told = "; ".join(changes) or "nothing changed"
             self._events.tell("config", self._path, "", "applied", f"{told}, by {user}")
             self._events.audit("reload", before, self._state.config.fingerprint, user)
@@ -423,11 +428,11 @@ class Supervisor:
             self._successor.send(Notice(list(event)))
 
     async def stop(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
-        """Begin to stop: nothing new is taken, what is in flight is still answered."""
+        """Begin to stop: nothing new is taken, what is in flight is still answered. The pid is gone when it is over."""
         if not self._done.done():
             self._events.audit("stop", "running", "stopping", user)
         self._on_stop_signal()
-        return {}
+        return {"pid": os.getpid()}
 
 
 def _expected(error: BaseException | None) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from balancer.process.live import MOST, Change, Live, agrees, overlaid, value_in
 from balancer.process.steering import Store, overlay
+from tests.helpers.disk import fill, small_disk
 from tests.unit.balancer.config.files import load_text
 
 DOCUMENT: dict[str, Any] = {"service": [{"name": "Dns", "primary": "a", "server": [
@@ -170,5 +171,16 @@ class TestStore:
         assert (tmp_path / "live.broken").read_bytes() == data and not (tmp_path / "live.json").exists()
 
     def test_disk_that_takes_nothing_is_told(self, tmp_path: Any) -> None:
-        (tmp_path / "live.tmp").mkdir()
+        (tmp_path / "live.json.new").mkdir()
         assert "not kept over a restart" in Store(str(tmp_path)).save(Live())
+
+    def test_full_disk_leaves_nothing_behind(self, tmp_path: Any) -> None:
+        with small_disk(tmp_path / "disk") as disk:
+            store = Store(str(disk))
+            assert store.save(Live()) == ""
+            before = (disk / "live.json").read_bytes()
+            fill(disk)
+            changes = Live([change("weight", number, f"s{number}") for number in range(500)])
+            assert "No space left" in store.save(changes)
+            assert sorted(path.name for path in disk.iterdir()) == ["filler", "live.json"]
+            assert (disk / "live.json").read_bytes() == before
