@@ -18,11 +18,18 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until stopped; 2 when the configuration is bad or cannot be served."""
+    from balancer.component import ERROR
     from balancer.config import load
+    from balancer.errors import StartError
     from balancer.process import supervisor
+    from balancer.process.journal import log
 
-    if arguments.inherit is not None:
-        supervisor.succeed(arguments.config, arguments.node, arguments.inherit)
-    else:
-        supervisor.run(load(arguments.config, arguments.node), arguments.config, arguments.node)
+    try:
+        if arguments.inherit is not None:
+            supervisor.succeed(arguments.config, arguments.node, arguments.inherit)
+        else:
+            supervisor.run(load(arguments.config, arguments.node), arguments.config, arguments.node)
+    except StartError as error:         # of a bad file all mistakes are told, for whoever wrote it: not in one line
+        log(f"{ERROR}{error}")
+        return 2
     return 0
