@@ -185,10 +185,11 @@ def migration(site: Site) -> int | None:
 
 def tracking(site: Site) -> Tracking:
     listen = _listen(site)
-    tracked = kernel.number("net/netfilter/nf_conntrack_count")
     numbers = tuple(sorted({endpoint.port for endpoint in listen}))
-    if not tracked:
+    tracked = kernel.number("net/netfilter/nf_conntrack_count")
+    if tracked is None or kernel.tracks() is False:
         return Tracking(0, 0, None, None, numbers)
+    tracked = kernel.number("net/netfilter/nf_conntrack_count") or 0
     hosts = {endpoint.host for endpoint in listen} | {each.address for each in site.held()}
     return Tracking(tracked, kernel.number("net/netfilter/nf_conntrack_max") or 0,
                     kernel.flows({(host, port) for host in hosts for port in numbers}, 0.7), _exempt(numbers), numbers)

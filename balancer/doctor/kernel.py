@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -14,12 +15,13 @@ from typing import Any, NamedTuple
 
 from pyroute2 import DiagSocket, IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
 from balancer.component import Held
 
 IFA_F_PERMANENT = 0x80                          # include/uapi/linux/if_addr.h
 TCP_CLOSE, TCP_LISTEN = 7, 10                   # include/net/tcp_states.h; an unconnected UDP socket is in the first
+DISCARD = 9                                     # RFC 863
 INET_DIAG_SKMEMINFO = 7                         # include/uapi/linux/inet_diag.h
 STATES = {"udp": (socket.IPPROTO_UDP, TCP_CLOSE), "tcp": (socket.IPPROTO_TCP, TCP_LISTEN)}
 _UNIT = re.compile(r"/([^/\n]+\.service)\b")
@@ -142,6 +144,25 @@ def netstat(name: str) -> int:
         if name in (words := names.split()):
             return int(values.split()[words.index(name)])
     return 0
+
+
+def tracks() -> bool | None:
+    """Whether a flow that begins now is tracked: one datagram on loopback; None without the right to see it.
+
+    Entries outlive the rules that made them, and without such rules nothing is tracked.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect(("127.0.0.1", DISCARD))
+        one.send(b"ns7 doctor")
+        flow = NFCTAttrTuple(saddr="127.0.0.1", daddr="127.0.0.1", proto=socket.IPPROTO_UDP,
+                             sport=one.getsockname()[1], dport=DISCARD)
+        try:
+            with NFCTSocket() as tracking:
+                return bool(list(tracking.entry("get", tuple_orig=flow)))
+        except NetlinkError as error:
+            return None if error.code == errno.EPERM else False
+        except PermissionError:
+            return None
 
 
 def flows(targets: Collection[tuple[str, int]], seconds: float) -> int | None:

@@ -50,6 +50,7 @@ def one(found: list[Finding]) -> Finding:
     return found[0]
 
 
+@pytest.mark.long
 def test_where_zones_come_from(field: Field) -> None:
     assert findings(field) == []
     source = f"rsync://{HOST}:{field.rsync_port}/other"
