@@ -124,6 +124,11 @@ def test_killed_and_back(balancer: Balancer, farm: list[Zoned]) -> None:
     before = asked(balancer, 1)
     ask_all(balancer)
     assert asked(balancer, 1) == before, "a server that is down is not asked"
+    for fields in ({"state": "drained"}, {"weight": 0}):
+        answer = balancer.request("server.set", server="s1", **fields)
+        assert not answer["ok"] and "s1 is the last server of dns that is up" in answer["error"], answer
+    assert balancer.request("server.set", server="s2", state="drained")["ok"], "it takes nothing anyway"
+    assert balancer.request("server.set", server="s2", reset=True)["ok"]
     farm[1].start()
     wait_words(balancer, "up", "up")
     wait_for("no alert", lambda: told(balancer) == [])
