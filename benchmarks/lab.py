@@ -158,6 +158,16 @@ def open_lab() -> Iterator[Lab]:
                 signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def ending_undisturbed() -> Iterator[None]:
+    """The innermost of several contexts: once it is left, no signal interrupts the ending of the others."""
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def free_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
     """A port free on all hosts for UDP and TCP."""
     for _ in range(200):

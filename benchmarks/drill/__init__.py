@@ -5,5 +5,5 @@ configuration file for all three; a host with a mail server; a client with dnspe
 is broken, seen to be noticed, mended, seen to be over; what it cost is told beside it.
 
 `site` is the hosts and what can be done to them, `watching` what is seen, `faults` the list, `trial` one step of it,
-`picture` the time line.
+`telling` the words, `picture` the time line.
 """

@@ -25,7 +25,7 @@ from benchmarks.drill.picture import draw
 from benchmarks.drill.site import DIRECTORS, SERVERS, Site
 from benchmarks.drill.trial import Drill
 from benchmarks.drill.watching import RATE
-from benchmarks.lab import Lab, LabError, Process, open_lab
+from benchmarks.lab import Lab, LabError, Process, ending_undisturbed, open_lab
 from benchmarks.load import parse_dnsperf
 
 PROGRAMS = {"ip": "iproute2", "nft": "nftables", "named": "bind9", "named-checkconf": "bind9-utils",
@@ -53,7 +53,7 @@ def run(lab: Lab, faults: Sequence[Fault], rate: float) -> tuple[Drill, dict[str
     """The drill, over, and what dnsperf says."""
     say("ns7c0 director, ns7c1 and ns7c2 name servers, a mail server, a client: starting", "")
     began = time.monotonic()
-    with Site(lab) as site, Drill(site, rate) as drill:
+    with Site(lab) as site, Drill(site, rate) as drill, ending_undisturbed():
         site.start()
         say(f": {time.monotonic() - began:.0f} s")
         dnsperf = site.start_dnsperf(rate)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.drill.site import SERVERS, ZONE, Site
+from benchmarks.drill.site import SERVERS, VIP, ZONE, Site
 from benchmarks.drill.watching import Seen
 
 BAD = ("down", "degraded")
-VIP_NAME = "192.0.2.90"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def server(host: str, name: str, *after: str) -> Sign:
 
 def active(host: str) -> Sign:
     """A director takes the address."""
-    return Sign(host, "failover", VIP_NAME, ("active",))
+    return Sign(host, "failover", VIP, ("active",))
 
 
 def said(host: str, words: str) -> str:
@@ -115,9 +114,9 @@ FAULTS = (
         Step("zone edited, ns7 refresh", publish, Sign("ns7c2", "sync", "pull", ("current",)), served=True),)),
     Fault("director", (
         Step("director ns7c0 killed", lambda site: site.kill("ns7c0", "ns7"), active("ns7c1"),
-             (said("ns7c1", f"failover {VIP_NAME} is active"), said("ns7c1", "standby director is missing")), "ns7c1"),
+             (said("ns7c1", f"failover {VIP} is active"), said("ns7c1", "standby director is missing")), "ns7c1"),
         Step("director ns7c0 back", lambda site: site.start_ns7("ns7c0"), active("ns7c0"),
-             (said("ns7c0", f"failover {VIP_NAME} is active"), said("ns7c1", "standby director is present")), "ns7c0",
+             (said("ns7c0", f"failover {VIP} is active"), said("ns7c1", "standby director is present")), "ns7c0",
              until=Site.is_well))),
     Fault("stale", (
         Step("ns7 on ns7c2 killed, zone edited: stale", lose_puller,
@@ -137,7 +136,7 @@ FAULTS = (
         Step("TCP of both real servers back", allow_tcp, server("ns7c0", "ns7c1", "up"),
              (said("ns7c0", "server ns7/ns7c1 is up"), said("ns7c0", "server ns7/ns7c2 is up")), until=Site.is_well))),
     cut("ns7c0", "director", active("ns7c1"),
-        (said("ns7c1", f"failover {VIP_NAME} is active"), said("ns7c1", "standby director is missing")),
+        (said("ns7c1", f"failover {VIP} is active"), said("ns7c1", "standby director is missing")),
         active("ns7c0"), (said("ns7c1", "standby director is present"),), "ns7c1", "ns7c0"),
     cut("ns7c1", "real server and standby", server("ns7c0", "ns7c1", *BAD),
         (said("ns7c0", "server ns7/ns7c1 is (down|degraded)"), said("ns7c0", "standby director is missing")),

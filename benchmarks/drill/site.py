@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -120,7 +121,6 @@ class Site:
         self.questions = lab.folder / "questions"
         self.serials = dict.fromkeys(ZONES, 0)  # as edited
         self._running: dict[tuple[str, str], Process] = {}
-        self._write()
 
     def _write(self) -> None:
         self.keys.mkdir()
@@ -201,6 +201,7 @@ class Site:
 
     def start(self) -> None:
         """Everything up, in the order of docs/sync.md; the zones published, the better director active."""
+        self._write()
         self.start_named("ns7c1")
         for host in NODES:
             self.start_ns7(host)
@@ -209,7 +210,7 @@ class Site:
         self._wait("the puller's store", include.exists)
         self.start_named("ns7c2")
         for host in SERVERS:
-            self._wait(f"named on {host}", lambda host=host: self.ask(host) is not None)    # type: ignore[misc]
+            self._wait(f"named on {host}", partial(self.ask, host))
         self._wait("ns7 on all hosts", lambda: all("ns7 ready" in self.log(host, "ns7") for host in NODES))
         self._wait("sync at work", lambda: self.status("ns7c1").get("components", {}).get("sync"))
         done = self.command("ns7c1", "refresh", "--full", "--wait")

@@ -12,6 +12,7 @@ from typing import Self
 from benchmarks.drill.faults import Fault, Step
 from benchmarks.drill.site import NODES, Site
 from benchmarks.drill.watching import PATIENCE, RATE, Asking, Events, FirstAnswer, Flow, Mails, Seen
+from benchmarks.lab import LabError
 
 LONGEST = 45.0              # seconds for a step to be over
 QUIET = 2.5                 # seconds without an event or a mail until the next step: alerts are grouped for 2 s
@@ -103,6 +104,8 @@ class Drill:
                     if step.until(site):
                         break
                     outcome.missed = ["all well again"]
+                if not self.asking.is_alive():
+                    raise LabError("the one-shot client has ended")
                 if time.monotonic() > deadline:
                     break
                 time.sleep(LOOK)

@@ -3,6 +3,7 @@ address it asked, so an answer from a wrong address is a lost one."""
 
 from __future__ import annotations
 
+import errno
 import random
 import select
 import socket
@@ -15,6 +16,7 @@ from benchmarks.oneshot.record import Record
 
 SO_TIMESTAMPNS, SO_MEMINFO, MEMINFO_DROPS = 35, 55, 8
 BUFFER = 4 << 20
+UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)  # what ICMP, or no answer to ARP, brings
 BRACKET = 20_000  # ns
 TIMESPEC = struct.Struct("qq")
 # The level, the option, then the time: what recvmsg returns when nothing else was asked for.
@@ -56,11 +58,11 @@ class Udp:
             now = time.monotonic_ns()
             try:
                 sends[number % many](packet)
-            except ConnectionRefusedError:
-                # Told in place of the send, of an earlier one: nothing has gone out yet. It is due again.
-                self._refused += 1
-                return done
             except BlockingIOError:
+                return done
+            except OSError as error:
+                # Told in place of the send, of an earlier one: nothing has gone out yet. It is due again.
+                self._hear(error)
                 return done
             record.send(now)
         return count
@@ -74,16 +76,21 @@ class Udp:
                 sock_number = self._numbers[descriptor]
                 try:
                     size, control, _, _ = receives[sock_number](buffers, CONTROL_SPACE)
-                except ConnectionRefusedError:
-                    self._refused += 1
-                    continue
                 except BlockingIOError:
+                    continue
+                except OSError as error:
+                    self._hear(error)
                     continue
                 number = self._match(sock_number, size)
                 if number is None:
                     record.wrong += 1
                 else:
                     record.answer(number, _arrival(control, offset), buffer[3] & 0x0F)
+
+    def _hear(self, error: OSError) -> None:
+        if error.errno not in UNREACHABLE:
+            raise error
+        self._refused += 1
 
     def _match(self, sock_number: int, size: int) -> int | None:
         """The number of the query that the message in the buffer answers."""
