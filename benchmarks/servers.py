@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.lab import Address, Lab, LabError, Process, free_port
 from benchmarks.load import wait_answer
+from tests.helpers.nameconf import nsd_server
 
 ZONE = "bench.example"
 NAMES = 1000
@@ -55,28 +56,10 @@ def query_text(names: int = NAMES) -> str:
 
 def config_text(folder: Path, name: str, addresses: list[Address], zones: tuple[str, ...] = (ZONE,)) -> str:
     """nsd.conf for one process."""
-    own = folder / name
     served = "".join(
         f"zone:\n  name: {zone}\n  zonefile: {zone}.zone\n  provide-xfr: 0.0.0.0/0 NOKEY\n" for zone in zones)
-    listen = "\n".join(f"  ip-address: {address.host}@{address.port}" for address in addresses)
-    return f"""server:
-{listen}
-  server-count: 1
-  username: ""
-  chroot: ""
-  zonesdir: "{folder}"
-  database: ""
-  pidfile: "{own}.pid"
-  xfrdfile: "{own}.xfrd"
-  xfrdir: "{folder}"
-  zonelistfile: "{own}.zonelist"
-  rrl-ratelimit: 0
-  tcp-count: 1000
-  receive-buffer-size: 4194304
-  send-buffer-size: 4194304
-remote-control:
-  control-enable: no
-{served}"""
+    more = "  tcp-count: 1000\n  receive-buffer-size: 4194304\n  send-buffer-size: 4194304\n"
+    return nsd_server(folder, [f"{address.host}@{address.port}" for address in addresses], name, more) + served
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from typing import NamedTuple
 from balancer.component import Finding
 
 SKEW, FUDGE = 10.0, 300.0       # seconds; the second is what RFC 8945 §10 recommends for TSIG
-OPTIONS = "/etc/bind/named.conf.options"
+FILE = "/etc/bind/named.conf.options"
+BEGIN = r"(^|[\n;}])\s*options\s*\{"         # of the options in it, for sed -Ez
 COOKIE_BYTES = 16               # of a server's cookie as RFC 9018 §4 has it: version, reserved, time, hash
 
 
 def set_option(name: str, value: str, server: str) -> str:
     """The command that sets an option of BIND where the server is."""
     words = r"\{[^}]*\}" if value.startswith("{") else "[^;{]+"
-    return (rf"sed -Ezi 's/\b{name} +{words} *;//g; s/options *\{{/&\n  {name} {value};/' {OPTIONS} && rndc reconfig   "
+    return (rf"sed -Ezi 's/\b{name}\s+{words};//g; s/{BEGIN}/&\n  {name} {value};/' {FILE} && rndc reconfig   "
             f"# on {server}")
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from balancer.component import Finding
 
 SKEW, FUDGE = 10.0, 300.0       # seconds; the second is what notify.FUDGE allows
-_UNKNOWN = re.compile(r"@ERROR: Unknown module")
-_REFUSED = re.compile(r"@ERROR: access denied|auth failed")
+# With `list = no`, as the sample has it, rsyncd says to a host that it refuses that the module is unknown.
+_REFUSED = re.compile(r"@ERROR: (?:Unknown module|access denied|auth failed)")
 _CLOSED = re.compile(r"Connection refused")
 
 
@@ -89,12 +89,9 @@ class Source(NamedTuple):
 def judge_source(facts: Source | None) -> Iterator[Finding]:
     if facts is None or facts.code == 0:
         return
-    if _UNKNOWN.search(facts.said):
+    if _REFUSED.search(facts.said):
         fix = ("ns7 sample-config rsyncd -c /etc/ns7/ns7.toml > /etc/ns7/rsyncd.conf && systemctl restart ns7-rsyncd   "
-               "# on the publisher")
-    elif _REFUSED.search(facts.said):
-        fix = ("ns7 sample-config rsyncd -c /etc/ns7/ns7.toml | grep 'hosts allow'   "
-               "# must have this host, in the publisher's /etc/ns7/rsyncd.conf")
+               "# on the publisher, with this host in sync.pullers")
     elif _CLOSED.search(facts.said):
         fix = "systemctl enable --now ns7-rsyncd   # on the publisher"
     else:

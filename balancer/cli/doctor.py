@@ -28,12 +28,19 @@ def run(arguments: argparse.Namespace) -> int:
     from balancer.cli.asking import request
     from balancer.config import load
     from balancer.doctor import examine
+    from balancer.errors import ControlError, Unseen
 
     config = load(arguments.config, arguments.node)
     running = argparse.Namespace(socket=config.admin.socket, config=None)
 
     def ask(verb: str) -> Any:
-        return request(running, verb, PATIENCE)
+        try:
+            return request(running, verb, PATIENCE)
+        except ControlError as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise Unseen(f"the ns7 that runs cannot be asked: {config.admin.socket} is not for you",
+                             "sudo ns7 doctor") from error
+            raise
 
     results = examine(config, ask)
     if arguments.json:

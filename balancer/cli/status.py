@@ -145,8 +145,9 @@ def percentile(buckets: dict[str, int], before: dict[str, int], part: float) -> 
 def table(state: dict[str, Any], change: Change | None = None) -> list[str]:
     """The state as lines, readable to who knows `ipvsadm -Ln --stats`, with a change `--rate`."""
     columns = RATES if change else TOTALS
-    lines = [f"ns7 {state['version']} on {state['node']}, up {_age(state['uptime'])}, {len(state['workers'])} workers, "
-             f"generation {state['generation']}",
+    lines = [f"ns7 {state['version']} on {state['node']} ({state['standing']}), up {_age(state['uptime'])}, "
+             f"{len(state['workers'])} workers, generation {state['generation']}"
+             + ("" if state["ready"] else ", NOT READY: not all workers are listening"),
              "Prot LocalAddress:Port Scheduler",
              f"  -> {'RemoteAddress:Port':22} {'Name':10} {'State':8} {'Weight':>6} {'InFlight':>8} "
              + " ".join(f"{heading:>{width}}" for heading, width, _ in columns)]
@@ -158,7 +159,8 @@ def table(state: dict[str, Any], change: Change | None = None) -> list[str]:
             lines += _reasons("dropped", counters["dropped"])
             lines += _reasons("closed", counters.get("closed", {}))
     lines += [f"changed: {one['service']}/{one['server']} {told(one)}" for one in state["live"]]
-    return lines + _health(state["services"])
+    lines += _health(state["services"])
+    return lines + [f"{name}: {line}" for name, summary in state["summaries"].items() for line in summary]
 
 
 def _health(services: list[dict[str, Any]]) -> list[str]:

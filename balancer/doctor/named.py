@@ -19,6 +19,7 @@ from balancer.namedconf import Statement, Word, body, parse, value, word
 
 PORT = 53
 MOST_NESTED = 16
+OPTIONS = r"(^|[\n;}])\s*options\s*\{"       # where the statement begins, for sed -Ez
 
 
 class Conf(NamedTuple):
@@ -124,9 +125,9 @@ def _finding(conf: Conf, endpoint: Endpoint, options: Iterable[Statement], facts
            and each.address not in facts.virtual and not ip_address(each.address).is_link_local]
     statement = "listen-on-v6" if family6 else "listen-on"
     elements = " ".join(f"{address};" for address in ["::1" if family6 else "127.0.0.1", *own])
-    script = (rf"s/{statement}( port [0-9]+)? *\{{[^}}]*\}};//g; "
-              rf"s/options *\{{/&\n  {statement} {{ {elements} }};/")
+    script = (rf"s/{statement}(\s+port\s+[0-9]+)?\s*\{{[^}}]*\}}\s*;//g; "
+              rf"s/{OPTIONS}/&\n  {statement} {{ {elements} }};/")
     if watches and value(options, "automatic-interface-scan") is None:
-        script += r"; s/options *\{/&\n  automatic-interface-scan no;/"
+        script += rf"; s/{OPTIONS}/&\n  automatic-interface-scan no;/"
     return Finding(what, "named and ns7 would each get a part of the queries, or ns7 cannot listen at all.",
                    f"sed -Ezi '{script}' {shlex.quote(conf.file)} && rndc reconfig", "error")

@@ -61,6 +61,8 @@ def run(checks: list[tuple[str, Check, Site]]) -> list[Result]:
         if findings is None:
             findings = [Finding(f"{name} did not end within {seconds:g} s", WHY_UNSEEN, "ns7 doctor", "unknown")]
         results += [Result(name, finding) for finding in findings]
+    # What keeps several checks from looking is told once.
+    results = list({result.finding: result for result in reversed(results)}.values())[::-1]
     worst = ("error", "unknown", "warning")
     return sorted(results, key=lambda result: worst.index(result.finding.severity))
 

@@ -96,7 +96,7 @@ def may_read(path: str, user: User) -> str:
 
 def who_runs(ask: Ask) -> User:
     """Who runs ns7 now; else the user of its unit; else who asks."""
-    with contextlib.suppress(ControlError, OSError, KeyError, TypeError, ValueError):
+    with contextlib.suppress(ControlError, Unseen, OSError, KeyError, TypeError, ValueError):
         pid = int(ask("status")["pid"])
         return _process(pid, True)
     return _unit() or _process(os.getpid(), False)

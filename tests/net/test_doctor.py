@@ -100,7 +100,13 @@ zone "{ZONE}" {{ type primary; file "zone"; }};
         with (self.folder / "log").open("ab") as log:
             self.process = self.host.popen(*under, self.program, "-g", "-n", "1", "-c", f"{self.folder}/named.conf",
                                            stdout=log, stderr=log)
-        wait_for("rndc", lambda: self.rndc("status"), 20)
+        wait_for("named answers", self._answers, 20)
+
+    def _answers(self) -> bool:
+        with self.host.entered(), Client(f"{self.host.address4}:53") as client, contextlib.suppress(
+                AssertionError, ConnectionRefusedError):
+            return wire.rcode(client.ask(wire.query(ZONE, "SOA"), 0.5)) == wire.RCODES["NOERROR"]
+        return False
 
     def rndc(self, *words: str) -> bool:
         return subprocess.run([*self.host.prefix, "rndc", "-c", f"{self.folder}/rndc.conf", *words],

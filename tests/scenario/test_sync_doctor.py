@@ -16,6 +16,7 @@ from balancer.component import Finding
 from balancer.config import load
 from balancer.doctor import examine
 from balancer.errors import ControlError
+from tests.helpers.daemon import run_command
 from tests.helpers.need import require_program, require_root
 from tests.helpers.waiting import wait_for
 from tests.helpers.zones import HOST, Field, section
@@ -56,8 +57,13 @@ def test_where_zones_come_from(field: Field) -> None:
     conf = field.folder / "rsyncd.conf"
     text = conf.read_text()
     conf.write_text(text.replace(f"hosts allow = {HOST}", "hosts allow = 192.0.2.1"))
+    assert "Unknown module" in one(findings(field)).what, "it says so to a host that it refuses"
+    conf.write_text(text.replace(f"hosts allow = {HOST}", "hosts allow = 192.0.2.1").replace("list = no", "list = yes"))
     finding = one(findings(field))
-    assert "access denied" in finding.what and "hosts allow" in finding.fix
+    assert "access denied" in finding.what and "sample-config rsyncd" in finding.fix
+    conf.write_text(run_command("sample-config", "rsyncd", "-c", str(field.folder / "doctor.toml")).stdout.replace(
+        "uid = ns7", "uid = 0").replace("gid = ns7", "gid = 0"))
+    assert findings(field) == [], "what the fix prints"
     conf.write_text(text)
     field.stop_rsyncd()
     assert "Connection refused" in one(findings(field)).what
