@@ -226,6 +226,19 @@ def test_stop_after_an_upgrade_is_in_order_too(host: Host) -> None:
     assert host.system.run("systemctl", "show", "ns7", "-p", "Result", "--value").strip() == "success"
 
 
+def test_death_after_an_upgrade_is_noticed(host: Host) -> None:
+    """systemd starts ns7 again, though it has not started the process that died."""
+    start(host)
+    old = host.main()
+    host.system.run("ns7", "upgrade")
+    new = host.main()
+    wait_for("the old supervisor has ended", lambda: host.system.run(
+        "sh", "-c", f"kill -0 {old} 2>/dev/null && echo alive || true") == "", 60, every=0.5)
+    host.system.run("kill", "-KILL", str(new))
+    wait_for("another main process", lambda: host.main() not in (0, new))
+    start(host)
+
+
 def test_removal_leaves_the_configuration(host: Host) -> None:
     start(host)
     host.system.run("apt-get", "purge", "-y", "ns7", seconds=MAKING)
