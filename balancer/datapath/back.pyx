@@ -307,7 +307,7 @@ cdef class Back:
             self.killer_count += 1
 
     def take_killers(self):
-        """Pairs (header and question, client's sockaddr) of queries that may have ended two servers, since last asked."""
+        """Pairs (header and question, client's sockaddr) of queries that may have ended two servers, since the last."""
         cdef int index
         found = [(<bytes>self.killers[index].question[:self.killers[index].size],
                   <bytes>self.killers[index].client[:28]) for index in range(self.killer_count)]

@@ -156,7 +156,8 @@ def run_trial(field: Field, fault: Fault, name: str, command: str) -> Trial:
         dead, log = field.dead(), running.process.log.read_text(errors="replace")
         if not running.process.alive():
             raise LabError(f"{name} has ended: {running.process.last_words()}")
-    return Trial(replace(fault, rate=rate), name, result, samples, clock.done[0], clock.done[1], late, field.upgraded, dead, log)
+    begin, end = clock.done
+    return Trial(replace(fault, rate=rate), name, result, samples, begin, end, late, field.upgraded, dead, log)
 
 
 def start_peer(field: Field, name: str, command: str) -> Running:
