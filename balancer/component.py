@@ -1,7 +1,8 @@
 """The front door for components: what a component is, and what it is given. Imports nothing heavy.
 
 A component is a frozen `Component` record, found by entry point (group `ns7.components`); order has no meaning. The
-core names none of them, they import only this door, `balancer.errors` and `balancer.config`, and never each other.
+core names none of them, they import only this door, `balancer.errors`, `balancer.config` and `balancer.namedconf`, and
+never each other.
 Whatever a record names as "module:function" is imported only where it runs: `main` in the component's own process,
 `commands` and `doctor` in the command line, `metrics` and `status` in the admin process.
 
@@ -11,7 +12,7 @@ component keeps in `Host.state` it writes with `write_durably`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -33,7 +34,21 @@ ENTRY_POINTS = "ns7.components"
 # What a host is among those that could hold its floating addresses: it has them; another one has; nobody has, as far as
 # it hears. A host without any is active.
 ACTIVE, STANDBY, ALONE = STANDINGS = ("active", "standby", "alone")
+# What the state after an event says of its subject. One in neither list is remarkable and neither good nor bad.
+BAD = frozenset({"dead", "degraded", "differs", "down", "exhausted", "expired", "failed", "fault", "hung", "lost",
+                 "missing", "open", "refused", "restarting", "stale", "taken", "unreachable"})
+QUIET = frozenset({"behind", "suspected"})       # shown, and nobody is told: it may be nothing
+GOOD = frozenset({"applied", "closed", "current", "free", "fresh", "ok", "present", "ready", "running", "same", "up"})
+AUDIT = "audit"             # the kind of events that say who changed what; its states are words for people
+# How urgent a line of the log is, where its text begins so (sd-daemon(3)); without it is information.
+ERROR, WARNING, NOTICE = "<3>", "<4>", "<5>"
+SEVERITIES = ("error", "warning", "unknown")
 RESERVED = ("worker", "admin", "alert", "alerts", "balancer", "service", "process", "nodes")
+
+
+def tone(state: str) -> str:
+    """"bad", "quiet", "good" or "other": what a state says."""
+    return "bad" if state in BAD else "quiet" if state in QUIET else "good" if state in GOOD else "other"
 
 
 class Event(NamedTuple):
@@ -65,10 +80,85 @@ class Rights(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What is wrong on this host, in one line, and the command that mends it."""
+    """Something that `ns7 doctor` found.
+
+    what: one line; why: one sentence, what comes of it; fix: the command that mends it, as a root shell takes it.
+    severity: one of `SEVERITIES`: queries fail or will at the next fault, less well than it could be, not to be seen.
+    """
 
     what: str
+    why: str
     fix: str
+    severity: str = "warning"
+
+
+class User(NamedTuple):
+    """Who runs ns7 on this host, or would. capabilities: as in `Rights`; runs: it does now."""
+
+    name: str
+    uid: int
+    gid: int
+    capabilities: frozenset[str]
+    runs: bool
+
+
+class Held(NamedTuple):
+    """An address that is on this host now. permanent: without an end to its life."""
+
+    address: str
+    length: int
+    device: str
+    permanent: bool
+
+
+class Site(Protocol):
+    """This host, as a check of `ns7 doctor` sees it. Methods block, and change nothing.
+
+    config: the component's section (None: it is not there); the file as a whole for the core. floating: addresses that
+    this or another host has.
+    """
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def node(self) -> str: ...
+    @property
+    def roles(self) -> tuple[str, ...]: ...
+    @property
+    def services(self) -> tuple[Service, ...]: ...
+    @property
+    def floating(self) -> frozenset[str]: ...
+    @property
+    def user(self) -> User: ...
+
+    def ask(self, verb: str) -> Any:
+        """What the running ns7 answers; ControlError when none runs, or it refuses; Unseen when we may not ask."""
+
+    def may_read(self, path: str) -> str:
+        """Why `user` cannot read this file, "" when it can; Unseen when that cannot be told."""
+
+    def held(self) -> tuple[Held, ...]:
+        """Every address of this host."""
+
+    def device(self, address: str) -> str:
+        """The interface by which the kernel reaches an address, "" without a route."""
+
+    def clock(self, server: str) -> float | None:
+        """By how many seconds the clock of a name server ("192.0.2.1:53") is ahead of ours; None: it does not tell."""
+
+
+class Check(NamedTuple):
+    """One look of `ns7 doctor`: a row of a table.
+
+    gather(site) collects facts in a thread of its own and may raise `Unseen`; after `seconds` it is given up, which is
+    told. judge(facts) is pure. role: made only where the host does this, e.g. "balancer"; "": everywhere.
+    """
+
+    name: str
+    gather: Callable[[Site], Any]
+    judge: Callable[[Any], Iterable[Finding]]
+    role: str = ""
+    seconds: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -78,10 +168,11 @@ class Component:
     config: a pydantic model, the section of the file named like the component. wanted(section): whether a host whose
     file has this section (None: it has not) runs the process. rights: what the process keeps. spare: a second process
     stands ready, so a crash costs milliseconds. main: `async def main(host: Host)`. commands: `def commands(parser)`,
-    adds the component's own verbs to `ns7`. floating: the addresses of a section that may be on another host now; such
-    a component is started last and stopped first, while the workers still serve. status: `def status(snapshot) ->
-    Mapping`, its part of the status. metrics: `def metrics(snapshot) -> Iterable[Metric]`. doctor: `def doctor(config)
-    -> Iterable[Finding]`. samples: what `ns7 sample-config NAME` prints for other programs, by name, each a `def
+    adds the component's own verbs to `ns7`. floating: the addresses of a section that may be on another host now;
+    such a component is started last and stopped first, while the workers still serve. directors: the hosts that share
+    the floating ones, by their own addresses. status: `def status(snapshot) -> Mapping`, its part of the status.
+    metrics: `def metrics(snapshot) -> Iterable[Metric]`. doctor: its table of `Check`s, made whether the section is
+    there or not. samples: what `ns7 sample-config NAME` prints for other programs, by name, each a `def
     sample(section) -> str`; section None: there is no file to take it from.
     """
 
@@ -92,6 +183,7 @@ class Component:
     rights: Rights = field(default_factory=Rights)
     spare: bool = False
     floating: Callable[[Any], tuple[str, ...]] | None = None
+    directors: Callable[[Any], tuple[str, ...]] | None = None
     commands: str = ""
     status: str = ""
     metrics: str = ""
@@ -132,11 +224,17 @@ class Link(Protocol):
     def publish(self, snapshot: Mapping[str, Any]) -> None:
         """Leave the present state (plain data, at most 1 MiB as JSON) with the supervisor.
 
-        It is given to the admin process, and to this process's successor, so totals never fall.
+        It is given to the admin process, and to this process's successor, so totals never fall. "summary", where it
+        is there, is a list of lines for people, which `ns7 status` prints as they are.
         """
 
-    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]]) -> None:
-        """Answer `ns7` requests "NAME.verb"; what the handler raises as Ns7Error is the caller's error."""
+    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]],
+              state: Callable[[], str] | None = None) -> None:
+        """Answer `ns7` requests "NAME.verb"; what the handler raises as Ns7Error is the caller's error.
+
+        state: for a verb that changes something, a word or two of what it changes; when the handler has made it
+        another one, an `AUDIT` event tells who asked.
+        """
 
     async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
         """Ask another process; ControlError when it refuses or is late.
@@ -201,8 +299,9 @@ class Host:
 
     config: this process's own section, as its model (None when it has no section). services: what is balanced here.
     table: the server table, read-only. snapshot: what a predecessor published last ({} for the first). sockets: those
-    its rights asked for, by name. clock: CLOCK_MONOTONIC in seconds. log: one line for the journal. state: a folder
-    that survives restarts. verdicts: the table's verdicts to write, for who has the right to.
+    its rights asked for, by name. clock: CLOCK_MONOTONIC in seconds. log: one line for the log, which may begin with
+    WARNING and the like; events are logged as they are. state: a folder that survives restarts. verdicts: the table's
+    verdicts to write, for who has the right to.
     """
 
     config: Any

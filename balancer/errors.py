@@ -40,6 +40,14 @@ class ControlError(Ns7Error):
     """The supervisor refused a command, or could not be asked."""
 
 
+class Unseen(Ns7Error):
+    """A check of `ns7 doctor` that cannot be made; fix: the command after which it can."""
+
+    def __init__(self, reason: str, fix: str) -> None:
+        self.fix = fix
+        super().__init__(reason)
+
+
 class LayoutError(Ns7Error):
     """Shared memory that is not what this program expects."""
 

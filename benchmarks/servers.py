@@ -17,7 +17,18 @@ from tests.helpers.nameconf import nsd_server
 
 ZONE = "bench.example"
 NAMES = 1000
-PROBE = (f"n0000.{ZONE}", "A")
+
+
+def name(i: int) -> str:
+    """The i-th name of the zone: 1 to 31 characters, most of them short, as the names that are asked for are.
+
+    Queries of one length only would flatter who sends equally long ones together.
+    """
+    longer = random.Random(i)
+    return f"n{i:04}" + "x" * min(longer.randrange(27), longer.randrange(27)) if i else "n"
+
+
+PROBE = (f"{name(0)}.{ZONE}", "A")
 
 
 def zone_text(names: int = NAMES) -> str:
@@ -30,15 +41,15 @@ def zone_text(names: int = NAMES) -> str:
         "ns A 127.0.0.1",
     ]
     for i in range(names):
-        lines.append(f"n{i:04} A 192.0.2.{i % 250 + 1}")
-        lines.append(f"n{i:04} AAAA 2001:db8::{i + 1:x}")
-        lines.append(f'n{i:04} TXT "name {i} of the benchmark zone"')
+        lines.append(f"{name(i)} A 192.0.2.{i % 250 + 1}")
+        lines.append(f"{name(i)} AAAA 2001:db8::{i + 1:x}")
+        lines.append(f'{name(i)} TXT "name {i} of the benchmark zone"')
     return "\n".join(lines) + "\n"
 
 
 def query_text(names: int = NAMES) -> str:
     """dnsperf's query file: every name with every type, shuffled but always alike."""
-    queries = [f"n{i:04}.{ZONE} {kind}" for i in range(names) for kind in ("A", "AAAA", "TXT")]
+    queries = [f"{name(i)}.{ZONE} {kind}" for i in range(names) for kind in ("A", "AAAA", "TXT")]
     random.Random(7).shuffle(queries)
     return "\n".join(queries) + "\n"
 

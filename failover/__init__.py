@@ -11,8 +11,12 @@ def _floating(section: Any) -> tuple[str, ...]:
     return tuple(section.addresses)
 
 
+def _directors(section: Any) -> tuple[str, ...]:
+    return tuple(section.peers)
+
+
 COMPONENT = Component(
     "failover", config="failover.config:Failover", main="failover.runner:main",
-    rights=Rights(("NET_ADMIN", "NET_RAW")), spare=True, floating=_floating,
+    rights=Rights(("NET_ADMIN", "NET_RAW")), spare=True, floating=_floating, directors=_directors,
     commands="failover.commands:commands", status="failover.metrics:status", metrics="failover.metrics:metrics",
-    doctor="failover.doctor:doctor")
+    doctor="failover.doctor:CHECKS")

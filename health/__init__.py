@@ -5,4 +5,4 @@ from balancer.component import Component, Rights
 COMPONENT = Component(
     "health", config="health.config:Health", main="health.runner:main", rights=Rights(verdicts=True),
     commands="health.commands:commands", status="health.facts:status", metrics="health.facts:metrics",
-    doctor="health.facts:doctor")
+    doctor="health.doctor:CHECKS")

@@ -1,15 +1,13 @@
-"""What admin and `ns7 doctor` show of health: made from what its process publishes, and from its section."""
+"""What admin shows of health: made from what its process publishes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from balancer.component import Finding
-from health.config import Health
+from balancer.table.verdicts import DOWN
 
 
 def status(snapshot: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -27,21 +25,17 @@ def metrics(snapshot: Mapping[str, Any]) -> Iterable[Metric]:
     yield probes
     yield CounterMetricFamily("ns7_health_changes_total", "Verdicts that changed.", value=snapshot.get("changes", 0))
     serials = GaugeMetricFamily("ns7_zone_serial", "Serial of a zone as the server has it.", labels=("zone", "server"))
+    behind = GaugeMetricFamily("ns7_zone_behind_seconds", "How long the zone there has been older than the master's.",
+                               labels=("zone", "server"))
+    late = {(row["zone"], row["server"]): row["behind"] for row in snapshot.get("behind", ())}
     for row in snapshot.get("serials", ()):
-        serials.add_metric((row["zone"], row["server"]), row["serial"])
-    yield serials
-
-
-def doctor(config: Health | None) -> Iterator[Finding]:
-    """What a look at the section finds."""
-    if config is None:
-        return
-    if config.zones_from is not None:
-        try:
-            Path(config.zones_from).open("rb").close()
-        except OSError as error:
-            yield Finding(f"health.zones_from {config.zones_from} cannot be read: {error.strerror}",
-                          f"setfacl -m u:ns7:r {config.zones_from}")
-    if not config.zones and config.zones_from is None and not config.checks:
-        yield Finding("[health] names no zones: a server that answers anything at all counts as up",
-                      'add zones = ["your.zone"] to [health]')
+        pair = row["zone"], row["server"]
+        serials.add_metric(pair, row["serial"])
+        late.setdefault(pair, 0.0)
+    for pair, seconds in late.items():
+        behind.add_metric(pair, seconds)
+    yield from (serials, behind)
+    master = snapshot.get("master", {}).get("verdict")
+    if master is not None:
+        yield GaugeMetricFamily("ns7_health_master_up", "Whether the master that serials are compared with answers.",
+                                value=master != DOWN)

@@ -9,5 +9,5 @@ from balancer.component import Component
 
 COMPONENT = Component(
     "sync", config="sync.config:Sync", main="sync.runner:main", commands="sync.commands:commands",
-    status="sync.metrics:status", metrics="sync.metrics:metrics", doctor="sync.doctor:doctor",
+    status="sync.metrics:status", metrics="sync.metrics:metrics", doctor="sync.doctor:CHECKS",
     samples={"rsyncd": "sync.samples:rsyncd"})

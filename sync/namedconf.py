@@ -1,8 +1,7 @@
 """What named's configuration says, read from `named-checkconf -p`: canonical, includes resolved. Pure.
 
-BIND's grammar is statements: words and { blocks } up to a semicolon. That is all that is read here; what a statement
-means is asked only of the few that matter. Zones that named itself writes are never copied: a copy of such a file is
-old the moment it is made, and named's journal beside it would be damaged.
+What a statement means is asked only of the few that matter. Zones that named itself writes are never copied: a copy of
+such a file is old the moment it is made, and named's journal beside it would be damaged.
 """
 
 from __future__ import annotations
@@ -12,35 +11,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from balancer.errors import Ns7Error
+from balancer.namedconf import ConfError, Statement, Word, body, parse, render, value, word
 
 TREE = "@TREE@"                 # stands in a published configuration for the folder of the zone files
-MOST_DEPTH = 32                 # blocks in blocks
-_TOKEN = re.compile(r'\s+|"((?:[^"\\]|\\.)*)"|([{};])|([^\s"{};]+)', re.DOTALL)
-_COMMENT = re.compile(r"//[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
 _NAME = re.compile(r"[a-z0-9_/*-]+(?:\.[a-z0-9_/*-]+)*")
 _VIEW = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # What other statements refer to, so it travels with the zones. Keys do not: the copy would be readable by rsync.
 _SHARED = frozenset({"acl", "primaries", "masters", "remote-servers"})
 _PRIMARY, _SECONDARY = frozenset({"primary", "master"}), frozenset({"secondary", "slave", "mirror"})
 _NOTHING = frozenset({"none", "no", ""})
-
-
-class ConfError(Ns7Error):
-    """Text that is not a configuration of named."""
-
-
-class Word(NamedTuple):
-    """One word of a statement; quoted tells how it was written."""
-
-    text: str
-    quoted: bool = False
-
-    def __str__(self) -> str:
-        return f'"{self.text}"' if self.quoted else self.text
-
-
-Statement = tuple["Word | list[Statement]", ...]     # words, and blocks of statements
 
 
 class Zone(NamedTuple):
@@ -73,73 +52,6 @@ class Layout(NamedTuple):
     def conf(self, chosen: Iterable[tuple[str, str]]) -> str:
         """The statements of these zones, by (view, name), with TREE where their files will lie."""
         return _published(self, frozenset(chosen))
-
-
-def parse(text: str) -> list[Statement]:
-    """The statements of a configuration; ConfError where it ends too soon or has a stray bracket."""
-    stack: list[tuple[list[Statement], list[Word | list[Statement]]]] = []
-    block: list[Statement] = []
-    words: list[Word | list[Statement]] = []
-    at = 0
-    while at < len(text):
-        if text[at] in "/#" and (comment := _COMMENT.match(text, at)):
-            at = comment.end()
-            continue
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise ConfError(f"line {text.count(chr(10), 0, at) + 1}: a string without an end")
-        at = match.end()
-        quoted, sign, plain = match.groups()
-        if quoted is not None:
-            words.append(Word(quoted, True))
-        elif plain is not None:
-            words.append(Word(plain))
-        elif sign == "{":
-            if len(stack) >= MOST_DEPTH:
-                raise ConfError("blocks are nested too deeply")
-            stack.append((block, words))
-            block, words = [], []
-        elif sign == "}":
-            if not stack or words:
-                raise ConfError(f"line {text.count(chr(10), 0, at) + 1}: a stray bracket")
-            inner, (block, words) = block, stack.pop()
-            words.append(inner)
-        elif sign == ";" and words:
-            block.append(tuple(words))
-            words = []
-    if stack or words:
-        raise ConfError("the end is missing")
-    return block
-
-
-def render(statements: Iterable[Statement], indent: str = "") -> str:
-    """The statements as text that `parse` reads back."""
-    return "".join(f"{indent}{_inline(statement, indent)};\n" for statement in statements)
-
-
-def _inline(statement: Statement, indent: str) -> str:
-    return " ".join(str(part) if isinstance(part, Word) else f"{{\n{render(part, indent + '    ')}{indent}}}"
-                    for part in statement)
-
-
-def word(statement: Statement, number: int) -> str:
-    """The text of one of its words, "" for a block or when there is none."""
-    part = statement[number] if number < len(statement) else None
-    return part.text if isinstance(part, Word) else ""
-
-
-def body(statement: Statement) -> list[Statement]:
-    """Its first block."""
-    return next((part for part in statement if isinstance(part, list)), [])
-
-
-def value(statements: Iterable[Statement], name: str) -> str | None:
-    """The first word after `name`, of a block the first word in it; None when there is no such statement."""
-    for statement in statements:
-        if word(statement, 0) == name:
-            inner = body(statement)
-            return word(statement, 1) or (word(inner[0], 0) if inner else "")
-    return None
 
 
 def layout(text: str, exclude: Sequence[str], publisher: str) -> Layout:

@@ -21,10 +21,11 @@ import dns.tsig
 
 from balancer.component import write_durably
 from balancer.errors import Ns7Error
+from balancer.namedconf import ConfError
 from sync import notify
 from sync.manifest import CONF, EMPTY, File, Manifest, ManifestError, Zone, decode, encode, parse, sha256
 from sync.named import Named, NamedError, told
-from sync.namedconf import TREE, ConfError, Layout, count_records, layout
+from sync.namedconf import TREE, Layout, count_records, layout
 from sync.namedconf import Zone as Described
 from sync.plan import Changes, Key, Lag, changes, doubts, names, silent
 from sync.programs import ProgramError

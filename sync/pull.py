@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from balancer.errors import ControlError, Ns7Error
+from balancer.namedconf import ConfError, Statement, body, parse, render, value, word
 from sync import programs
 from sync.manifest import CONF, EMPTY, MOST_BYTES, Manifest, ManifestError, decode
 from sync.manifest import parse as parse_manifest
 from sync.named import Named, NamedError, told
-from sync.namedconf import TREE, ConfError, Statement, body, parse, render, value, word, zone_name
+from sync.namedconf import TREE, zone_name
 from sync.plan import RELOAD_EACH, changes, doubts
 from sync.programs import ProgramError
 from sync.publish import listed
@@ -37,12 +38,10 @@ TRIES = 3                   # copies of a generation that is gone before it is w
 # rsync(1), "EXIT VALUES", and 255, which is ssh's.
 UNREACHABLE = frozenset({5, 10, 12, 30, 35, 255})
 DISK, PARTIAL, VANISHED = 11, 23, 24
-OUTCOMES = ("new", "nothing new", "unreachable", "disk", "partial", "manifest", "old", "suspicious", "damaged", "zones",
-            "named", "conf", "bad", "busy")
 
 
 class Failure(Ns7Error):
-    """A pull that did not end in a new generation. label: one of OUTCOMES; again: the reason may pass by itself."""
+    """A pull that did not end in a new generation. label: one of plan.OUTCOMES; again: it may pass by itself."""
 
     def __init__(self, label: str, reason: str, again: bool = True) -> None:
         self.label, self.again = label, again

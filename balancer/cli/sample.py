@@ -11,9 +11,10 @@ FILES = {"systemd": "ns7.service"}
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the grammar."""
-    known = sorted([*FILES, *(name for record in components().values() for name in record.samples)])
+    known = sorted([*FILES, "named", *(name for record in components().values() for name in record.samples)])
     command = subparsers.add_parser("sample-config", help="print a commented configuration file")
-    command.add_argument("of", nargs="?", choices=known, help="systemd: ns7's unit; without: ns7's own file")
+    command.add_argument("of", nargs="?", choices=known,
+                         help="named: options for BIND behind ns7; systemd: ns7's unit; without: ns7's own file")
     command.add_argument("-c", "--config", metavar="FILE", help="fill in what this configuration of ns7 says")
     command.add_argument("--node", help="which host of that file this is")
     command.set_defaults(run=run)
@@ -30,14 +31,16 @@ def _text(arguments: argparse.Namespace) -> str:
         from importlib.resources import files
 
         return files("balancer.config").joinpath(FILES[arguments.of]).read_text()
+    from balancer.config import load
+
+    config = load(arguments.config, arguments.node) if arguments.config is not None else None
+    if arguments.of == "named":
+        from balancer.config.named import sample
+
+        return sample(config)
     for name, record in components().items():
         if arguments.of in record.samples:
-            section = None
-            if arguments.config is not None:
-                from balancer.config import load
-
-                section = getattr(load(arguments.config, arguments.node), name)
-            return str(resolve(record.samples[arguments.of])(section))
+            return str(resolve(record.samples[arguments.of])(getattr(config, name, None)))
     from balancer.config.sample import sample_text
 
     return sample_text()

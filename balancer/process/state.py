@@ -364,7 +364,8 @@ class State:
         Raises StartError, and changes nothing, when something changed that only a restart can, or cannot be served.
         """
         old = self.config
-        fixed = (("process.state_dir", old.process.state_dir, config.process.state_dir),
+        fixed = (("process.log", old.process.log, config.process.log),
+                 ("process.state_dir", old.process.state_dir, config.process.state_dir),
                  ("admin.socket", old.admin.socket, config.admin.socket),
                  ("admin.socket_group", old.admin.socket_group, config.admin.socket_group),
                  ("roles", "balancer" in old.roles, "balancer" in config.roles))
@@ -509,8 +510,13 @@ class State:
 
     def socket_drops(self) -> dict[str, dict[str, int]]:
         """Those of each service by listening address."""
-        return {service.name: {str(address): self.drops.by_address[number, str(address)] for address in service.listen}
+        return {service.name: {str(address): self.drops.total(number, str(address)) for address in service.listen}
                 for service in self.config.services if (number := self.number(service.name)) is not None}
+
+    def carry_drops(self, told: Mapping[str, Mapping[str, int]]) -> None:
+        """What a supervisor before this one has counted so far, as its `socket_drops` tells it."""
+        self.drops.before = {(number, address): int(count) for name, counts in told.items()
+                             if (number := self.number(name)) is not None for address, count in counts.items()}
 
     def _used_elsewhere(self, crew: Crew) -> set[socket.socket]:
         return self.lent | (_listeners(self.crew) if crew is not self.crew else set())

@@ -457,6 +457,24 @@ cdef class Row(Region):
         return [(slot, load(&rows[slot].suspect_since_ns), load(&rows[slot].refused_ns))
                 for slot in range(min(used, <int>MAX_SERVERS)) if load(&rows[slot].suspect_until_ns) > now_ns]
 
+    def owed(self, int service, int used):
+        """Which of the slots 0..used-1 owe this worker an answer over UDP: (slot, whether a query is in flight, newest
+        refusal that no answer followed or 0, CLOCK_MONOTONIC ns)."""
+        cdef RowServer *rows = &self.server_rows[self._checked(service) * MAX_SERVERS]
+        cdef TcpRowServer *tcp = &self.tcp_server_rows[service * MAX_SERVERS]
+        cdef uint64_t refused
+        cdef bint waits
+        cdef int slot
+        found = []
+        for slot in range(min(used, <int>MAX_SERVERS)):
+            waits = load(&rows[slot].in_flight) > load(&tcp[slot].in_flight)
+            refused = load(&rows[slot].refused_ns)
+            if refused <= load(&rows[slot].seen_well_ns):
+                refused = 0
+            if waits or refused:
+                found.append((slot, waits, refused))
+        return found
+
     def seen_well_ns(self, int service, int slot):
         """When this worker last had a valid answer over UDP (CLOCK_MONOTONIC); 0: never."""
         return load(&self.server_rows[self._checked(service) * MAX_SERVERS + slot].seen_well_ns)

@@ -26,8 +26,9 @@ def named_options(folder: Path, listen: str, more: str = "recursion no;") -> str
 
 
 def at(host: str, port: int = 53) -> str:
-    """One IPv4 address, for `listen`."""
-    return f"listen-on port {port} {{ {host}; }}; listen-on-v6 {{ none; }};"
+    """One address, for `listen`."""
+    four, six = ("none", host) if ":" in host else (host, "none")
+    return f"listen-on port {port} {{ {four}; }}; listen-on-v6 port {port} {{ {six}; }};"
 
 
 def nsd_server(folder: Path, addresses: Sequence[str], name: str = "nsd", more: str = "") -> str:

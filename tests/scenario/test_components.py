@@ -128,11 +128,12 @@ def test_command_and_doctor(witness: Balancer) -> None:
     done = ns7("witness", "--socket", str(witness.control))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["arguments"] == {"from": "command"}
-    assert ns7("doctor", "-c", str(witness.config)).returncode == 0
+    before = ns7("doctor", "-c", str(witness.config), "--json")
+    assert before.returncode == len(json.loads(before.stdout)), "of this host"
     witness.rewrite(more="[witness]\nnumber = 13")
     done = ns7("doctor", "-c", str(witness.config))
-    assert done.returncode == 1
-    assert "13" in done.stdout and "sed -i" in done.stdout
+    assert done.returncode == before.returncode + 1
+    assert "the witness's number is 13  [witness.number]" in done.stdout and "sed -i" in done.stdout
     code = "import sys; from balancer.cli import parser; parser(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT,
                              check=True).stdout.split()

@@ -163,7 +163,7 @@ def test_publisher_that_cannot_be_reached(hosts: Hosts) -> None:
     hosts.field.start_rsyncd()
     hosts.wait_served(serial)
     wait_for("recovery", lambda: hosts.puller.request("alert.list")["result"]["open_total"] == 0, 20)
-    assert hosts.puller.output().count("ns7 sync: sync pull is failed") == 1
+    assert hosts.puller.output().count("→ failed") == 1
 
 
 def tampered(path: Path) -> None:
@@ -174,7 +174,7 @@ def test_failures_are_counted_and_told_once(hosts: Hosts) -> None:
     """However often it is tried: a line for each reason, one alert, old data; and the recovery is told."""
     manifest = hosts.field.stores["publish"] / "manifest"
     good, old = manifest.read_bytes(), hosts.field.served()
-    before, lines = hosts.counters(hosts.puller), hosts.puller.output().count("ns7 sync: sync pull is failed")
+    before, lines = hosts.counters(hosts.puller), hosts.puller.output().count("→ failed")
     harms: list[tuple[Callable[[Path], object], str]] = [(tampered, "manifest"), (Path.unlink, "partial")]
     for number, (harm, label) in enumerate(harms, 1):
         harm(manifest)
@@ -183,7 +183,7 @@ def test_failures_are_counted_and_told_once(hosts: Hosts) -> None:
             assert done.returncode == 1 and done.stderr.startswith(f"{label}: "), done.stderr
         assert hosts.counters(hosts.puller)[f"pulls/{label}"] == before.get(f"pulls/{label}", 0) + 4
         assert hosts.puller.request("alert.list")["result"]["open_total"] == 1 and hosts.field.served() == old
-        assert hosts.puller.output().count("ns7 sync: sync pull is failed") == lines + number
+        assert hosts.puller.output().count("→ failed") == lines + number
     manifest.write_bytes(good)
     assert hosts.puller.sync("sync", "now").returncode == 0
     wait_for("recovery", lambda: hosts.puller.request("alert.list")["result"]["open_total"] == 0, 20)
@@ -197,12 +197,12 @@ def test_puller_that_is_behind(tmp_path: Path) -> None:
         both.field.stop_rsyncd()
         serial = both.edit()
         both.refresh("--wait", "--timeout", "0.5", code=1)
-        wait_for("an alert", lambda: both.publisher.output().count("is stale") == 1, 20)
+        wait_for("an alert", lambda: both.publisher.output().count("→ stale") == 1, 20)
         assert both.publisher.request("alert.list")["result"]["open_total"] == 1
         both.field.start_rsyncd()
         both.wait_served(serial)
         wait_for("recovery", lambda: both.publisher.request("alert.list")["result"]["open_total"] == 0, 20)
-        assert both.publisher.output().count("is stale") == 1
+        assert both.publisher.output().count("→ stale") == 1
 
 
 def test_process_that_is_killed(hosts: Hosts) -> None:

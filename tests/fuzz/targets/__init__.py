@@ -9,8 +9,8 @@ from typing import Protocol, cast
 
 # Targets of compiled code run against the debug build; those of Python code are guided by coverage.
 COMPILED = ("wire", "framing", "admission", "datapath")
-NAMES = (*COMPILED, "messages", "control", "config", "live", "adverts", "manifest", "namedconf", "notify", "probe",
-         "zones")
+NAMES = (*COMPILED, "messages", "control", "config", "live", "adverts", "doctor", "manifest", "namedconf", "notify",
+         "probe", "zones")
 
 
 class Target(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from sync.namedconf import ConfError, count_records, layout, parse, read_key, render, word
+from balancer.namedconf import ConfError, parse, render, word
+from sync.namedconf import count_records, layout, read_key
 from tests.unit.sync.test_namedconf import CONF, VIEWS
 
 SEEDS = (CONF.encode(), VIEWS.encode(), b"", b'zone "a" { type primary; file "a"; };', b'key "k" { secret "x"; };',

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +15,10 @@ from failover import fitness
 from failover.address import Interface
 from failover.announcing import BURST, SECOND, Announcements
 from failover.commands import table
-from failover.doctor import doctor
 from failover.fitness import Fitness
 from failover.frames import GROUP4, GROUP6, parse
+from failover.holding import virtual
 from failover.metrics import metrics, status
-from failover.runner import virtual
 from failover.wire import Plan, Stored
 from tests.unit.balancer.config.files import PLAIN, load_text
 
@@ -131,16 +129,3 @@ def test_shown() -> None:
     assert "ns7_failover_active 1.0" in text and "ns7_failover_transitions_total 3.0" in text
     assert 'ns7_failover_adverts_dropped_total{reason="ttl"} 2.0' in text
     assert list(metrics({})) == []
-
-
-def test_doctor(tmp_path: Path) -> None:
-    assert list(doctor(None)) == []
-    found = list(doctor(SimpleNamespace(interface="none0", key_file=None)))
-    assert len(found) == 2 and "none0" in found[0].what
-    key = tmp_path / "key"
-    assert "No such file" in next(iter(doctor(SimpleNamespace(interface="lo", key_file=str(key))))).what
-    key.write_text("k")
-    key.chmod(0o644)
-    assert "everybody" in next(iter(doctor(SimpleNamespace(interface="lo", key_file=str(key))))).what
-    key.chmod(0o640)
-    assert list(doctor(SimpleNamespace(interface="lo", key_file=str(key)))) == []

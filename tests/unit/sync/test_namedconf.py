@@ -6,17 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.namedconf import (
-    ConfError,
-    Layout,
-    Statement,
-    Word,
-    count_records,
-    layout,
-    parse,
-    read_key,
-    render,
-)
+from balancer.namedconf import ConfError, Statement, Word, parse, render
+from sync.namedconf import Layout, count_records, layout, read_key
 
 CONF = """
 acl "in" { 10.0.0.0/8; !192.168.0.1/32; key "k"; };

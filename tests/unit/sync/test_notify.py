@@ -12,9 +12,9 @@ import dns.rrset
 import dns.tsig
 import pytest
 
+from balancer.namedconf import ConfError
 from sync import notify
 from sync.manifest import ManifestError
-from sync.namedconf import ConfError
 from sync.notify import FUDGE, MOST_STATUS, Guard, Refused
 
 TEXT = 'key "sync" { algorithm hmac-sha256; secret "c3luYyBzY2VuYXJpb3Mgb25seSwgbm90IGEgc2VjcmV0IQ=="; };'

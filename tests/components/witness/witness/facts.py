@@ -2,7 +2,7 @@
 
 from prometheus_client.core import CounterMetricFamily
 
-from balancer.component import Finding
+from balancer.component import Check, Finding
 
 
 def status(snapshot):
@@ -15,7 +15,10 @@ def metrics(snapshot):
     yield CounterMetricFamily("ns7_witness_asked", "Requests answered.", value=snapshot.get("asked", 0))
 
 
-def doctor(config):
+def judge(number):
     """Its findings."""
-    if config is not None and config.number == 13:
-        yield Finding("the witness's number is 13", "sed -i s/13/12/ ns7.toml")
+    if number == 13:
+        yield Finding("the witness's number is 13", "Thirteen is no number for a witness.", "sed -i s/13/12/ ns7.toml")
+
+
+CHECKS = (Check("number", lambda site: getattr(site.config, "number", None), judge),)
