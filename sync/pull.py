@@ -37,7 +37,7 @@ MOST_PARSED = 3             # manifests kept in memory
 TRIES = 3                   # copies of a generation that is gone before it is whole: the publisher has a newer one then
 # rsync(1), "EXIT VALUES", and 255, which is ssh's.
 UNREACHABLE = frozenset({5, 10, 12, 30, 35, 255})
-DISK, PARTIAL, VANISHED = 11, 23, 24
+DISK, GONE, PARTIAL, VANISHED = 11, 3, 23, 24     # gone: the folder that was to be copied
 
 
 class Failure(Ns7Error):
@@ -351,7 +351,7 @@ def failure_of(code: int, said: str) -> Failure:
     """What an exit code of rsync means."""
     if "No space left" in said:
         return Failure("disk", f"the disk is full: {said}")
-    if code in (PARTIAL, VANISHED):
+    if code in (GONE, PARTIAL, VANISHED):
         return Failure("partial", f"rsync copied a part only (code {code}): {said}")
     if code in UNREACHABLE:
         return Failure("unreachable", f"the publisher cannot be reached: {said or f'rsync ended with code {code}'}")

@@ -130,7 +130,7 @@ class Service(Section):
         description="TCP connections of clients in all; from seven eighths on the longest idle ones are closed.")
     tcp_per_client: Annotated[int, PlainValidator(whole(1, 1_000_000))] = Field(
         default=100,
-        description="TCP connections of one client address (IPv6: of one /64); counted by each worker for its part.")
+        description="TCP connections of one client address (IPv6: of one /64), over all workers.")
     tcp_queries: Annotated[int, PlainValidator(whole(0, 1_000_000_000))] = Field(
         default=0, description="Queries on one TCP connection, after which it is closed; 0 = no limit.")
     tcp_lifetime: Annotated[float, PlainValidator(duration("0s", "24h"))] = Field(

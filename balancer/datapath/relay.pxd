@@ -22,6 +22,7 @@ cdef struct Exchange:                   # one query, until it is answered or giv
     Client *client
     Link *link                          # it was sent there; NULL: not sent now
     Link *first                         # it was sent there before, and may still be answered; NULL: it may not
+    uint64_t arrived_ns
     uint64_t since_ns                   # sent, or waiting, since
     uint64_t first_ns                   # sent over `first`
     int size                            # of `bytes`
@@ -104,6 +105,8 @@ cdef class Relay:
     cdef Queue sent                     # oldest first
     cdef Queue waiting
     cdef Queue orphans                  # due for another server
+    cdef Queue stranded                 # every server fails: for who comes back first
+    cdef uint64_t tried_ns              # when those were last tried again
     cdef Client *resuming
     cdef uint64_t leaving_ns            # idle clients are let go until then, the others after; 0: not yet
     cdef bint stopping
@@ -129,6 +132,8 @@ cdef class Relay:
     cdef bint _ask_another(self, Exchange *exchange) noexcept nogil
     cdef void _rescued(self, Exchange *exchange, Link *link) noexcept nogil
     cdef void look(self) noexcept nogil
+    cdef bint _strand(self, Exchange *exchange) noexcept nogil
+    cdef void _try_again(self) noexcept nogil
     cdef void _give_up(self, Exchange *exchange, int reason) noexcept nogil
     cdef void _say(self, Client *client, const uint8_t *frame, int size, int end, int rcode) noexcept nogil
     cdef void _forget(self, Exchange *exchange) noexcept nogil

@@ -23,7 +23,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from balancer.datapath.admission cimport ADMITTED, DROPPED, Admission, Verdict
-from balancer.datapath.back cimport Back
+from balancer.datapath.back cimport TRY_ALL, Back
 from balancer.datapath.counts cimport Counts
 from balancer.datapath.framing cimport (
     NOT_A_MESSAGE, PREFIX_BYTES, UNFINISHED, frame_size, load_rest,
@@ -64,6 +64,7 @@ cdef enum:
     LINGER_READS = 64
     QUIET_NS = 1_000_000_000            # while we leave: who said nothing for so long has nothing on its way to us
     WAIT_NS = 1_000_000_000             # for a connection toward a server
+    TRY_AGAIN_NS = 100_000_000          # while every server fails
     TIMED_OUT = -1                      # why a query is given up: else a TcpDrop
     WAITS = -2
     DUE_AGAIN = -3
@@ -337,6 +338,7 @@ cdef class Relay:
         exchange.client = client
         exchange.size = size
         exchange.question_end = end
+        exchange.arrived_ns = self.streams.now
         exchange.id = read16(message)
         exchange.for_primary = self.primary != NO_SERVER and belongs_to_primary(message, end)
         exchange.transfer = is_transfer(message, end)
@@ -366,7 +368,8 @@ cdef class Relay:
         cdef int only = NO_SERVER, reason = TCP_DROP_UNSENT
         cdef Link *link
         if exchange.tries >= SERVERS_TRIED or (exchange.update and exchange.handed_over):
-            self._give_up(exchange, TIMED_OUT if exchange.timed_out else <int>TCP_DROP_UNSENT)
+            if not self._strand(exchange):
+                self._give_up(exchange, TIMED_OUT if exchange.timed_out else <int>TCP_DROP_UNSENT)
             return
         if exchange.for_primary:
             if (self.primary != NO_SERVER and self.scheduler.place[self.primary] != NO_SERVER
@@ -387,7 +390,7 @@ cdef class Relay:
             _enqueue(&self.waiting, exchange)
         elif reason == DUE_AGAIN:
             _enqueue(&self.orphans, exchange)
-        else:
+        elif not self._strand(exchange):
             self._give_up(exchange, TIMED_OUT if exchange.timed_out else reason)
 
     cdef Link *_held(self, Exchange *exchange, int only) noexcept nogil:
@@ -616,7 +619,7 @@ cdef class Relay:
             exchange = exchange.following
         link.silent = False
         if self.pool.heard(link.slot):
-            self.room = True
+            self.tried_ns = 0                   # whoever waits for anybody is due now
         if exchange == NULL:
             for index in range(link.owed):
                 if link.owed_ids[index] == id:
@@ -757,17 +760,16 @@ cdef class Relay:
         cdef bint stale = link.reused and link.answered_ns == 0
         cdef int lost = 0
         while exchange != NULL:
+            if exchange.link == link or exchange.first == link:
+                lost += 1
+                exchange.handed_over = exchange.handed_over or not link.connecting
             if exchange.first == link:
                 self._unsend_first(exchange)
-                lost += 1
             elif exchange.link == link and exchange.first != NULL:
                 self._unsend(exchange)
                 self._await_first(exchange)
-                lost += 1
             elif exchange.link == link:
                 self._unsend(exchange)
-                lost += 1
-                exchange.handed_over = exchange.handed_over or not link.connecting
                 # Its server was closing the pooled connection just then: that is no failure, and no server tried.
                 if stale and not exchange.stale and not exchange.timed_out:
                     exchange.stale = True
@@ -988,6 +990,8 @@ cdef class Relay:
         cdef Target *target
         cdef bint lost
         cdef uint64_t age
+        if self.stranded.oldest != NULL and self.streams.now - self.tried_ns >= <uint64_t>TRY_AGAIN_NS:
+            self._try_again()
         if not self.back.retry_on:
             return
         while exchange != NULL:
@@ -1006,6 +1010,35 @@ cdef class Relay:
                     and (lost or spend(&self.back.budget, self.streams.now))):
                 self._ask_another(exchange)
             exchange = following
+
+    cdef bint _strand(self, Exchange *exchange) noexcept nogil:
+        """Keep a query while every server fails, as UDP does; False: it is given up. What has reached servers goes to
+        no others, so not where there are more than it may meet."""
+        cdef int index
+        if (not self.back.retry_on or self.back.when_all_down != TRY_ALL or exchange.update or exchange.transfer
+                or exchange.timed_out or exchange.doubted != NULL or self.scheduler.count == 0
+                or (exchange.handed_over and self.scheduler.count > SERVERS_TRIED)
+                or self.streams.now - exchange.arrived_ns >= self.limits.timeout_ns):
+            return False
+        for index in range(self.scheduler.count):
+            if not self.pool.targets[self.scheduler.slot[index]].failing:
+                return False
+        exchange.tries = 0
+        exchange.stale = False
+        _enqueue(&self.stranded, exchange)
+        return True
+
+    cdef void _try_again(self) noexcept nogil:
+        """Those for whom nobody was there go out again; whose time is up is given up."""
+        cdef Exchange *exchange = self.stranded.oldest
+        self.tried_ns = self.streams.now
+        while exchange != NULL:
+            _dequeue(exchange)
+            if self.streams.now - exchange.arrived_ns >= self.limits.timeout_ns:
+                self._give_up(exchange, TCP_DROP_UNSENT)
+            else:
+                _enqueue(&self.orphans, exchange)
+            exchange = self.stranded.oldest
 
     cdef bint _ask_another(self, Exchange *exchange) noexcept nogil:
         """Send it to another server too; False when none can be had now."""

@@ -181,7 +181,7 @@ cdef class Tcp:
         """Whether any query waits for its answer."""
         cdef Relay relay
         for relay in self.active:
-            if relay.sent.oldest != NULL:
+            if relay.sent.oldest != NULL or relay.stranded.oldest != NULL:
                 return True
         return False
 

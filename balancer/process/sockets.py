@@ -147,8 +147,11 @@ def steer(one: socket.socket, workers: int) -> None:
     program += [(BPF_TAX, 0), (BPF_RSH_K, 16), (BPF_XOR_X, 0), (BPF_MUL_K, GOLDEN), (BPF_RSH_K, 16),
                 (BPF_MOD_K, workers), (BPF_RET_A, 0)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("@HBBI", what, 0, 0, value) for what, value in program))
-    one.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF,
-                   struct.pack("@HP", len(program), ctypes.addressof(code)))
+    try:
+        one.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF,
+                       struct.pack("@HP", len(program), ctypes.addressof(code)))
+    except OSError as error:
+        raise StartError(f"cannot spread TCP connections by client: {_reason(error)}") from error
 
 
 def listens_on(one: socket.socket) -> tuple[str, tuple[str, int]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks import peers, servers
@@ -20,10 +20,11 @@ from benchmarks.report import Goal
 from tests.helpers.unit import Manager
 
 RATE = 5_000
-# Clients over TCP: pipelined on connections that stay, or a connection per query, at a rate the client can keep.
+# Clients over TCP: pipelined on connections that stay, or a connection per query; at rates that the client and the
+# delay line keep on two cores.
 KEPT, LONE = "kept", "lone"
 TCP = {KEPT: ["--tcp", "--connections", "64"], LONE: ["--tcp"]}
-LONE_RATE = 500
+TCP_RATES = {KEPT: 2_000, LONE: 500}
 LISTEN_PORT = 5301
 STEP, LEAST_WAIT = 0.25, 0.005
 LISTED = 200
@@ -135,7 +136,7 @@ def run_trial(field: Field, fault: Fault, name: str, command: str) -> Trial:
         more = ["--each"] if fault.each else []
         if field.tcp:
             more += TCP[fault.tcp]
-        rate = min(fault.rate, LONE_RATE) if field.tcp and fault.tcp == LONE else fault.rate
+        rate = TCP_RATES[fault.tcp] if field.tcp else fault.rate
         client = Client(field.lab, "client", running.target, field.queries, rate, fault.seconds, more, prefix)
         bad = None
         if fault.bad:
@@ -155,7 +156,8 @@ def run_trial(field: Field, fault: Fault, name: str, command: str) -> Trial:
         dead, log = field.dead(), running.process.log.read_text(errors="replace")
         if not running.process.alive():
             raise LabError(f"{name} has ended: {running.process.last_words()}")
-    return Trial(fault, name, result, samples, clock.done[0], clock.done[1], late, field.upgraded, dead, log)
+    begin, end = clock.done
+    return Trial(replace(fault, rate=rate), name, result, samples, begin, end, late, field.upgraded, dead, log)
 
 
 def start_peer(field: Field, name: str, command: str) -> Running:

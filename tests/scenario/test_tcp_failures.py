@@ -131,7 +131,7 @@ def test_both_fail(
 
 
 def test_all_refuse(start: StartBalancer, tcpclient: OpenTcpClient) -> None:
-    balancer = start([free_address(), free_address()])
+    balancer = start([free_address(), free_address()], service={"tcp_timeout": "300ms"})
     client = tcpclient(balancer.address)
     for data in numbered(3):
         assert client.ask(data) == wire.answer(data, flags_set=wire.QR, code="SERVFAIL")

@@ -9,6 +9,7 @@ import time
 from tests.conftest import OpenTcpClient, StartBalancer, StartServer, StartTcpServer
 from tests.helpers import wire
 from tests.helpers.client import Client
+from tests.helpers.ports import free_address
 from tests.helpers.tcp import Asked, TcpClient, silent
 from tests.helpers.waiting import wait_for
 
@@ -119,6 +120,33 @@ def test_switched_off(start: StartBalancer, tcpserver: StartTcpServer, tcpclient
         with TcpClient(balancer.address) as client:
             assert wire.rcode(client.ask(data)) == 0
     assert time.monotonic() - begun > 0.9, "one of them met the silent server"
+
+
+def test_both_refuse_and_one_returns(start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient) -> None:
+    """What is asked meanwhile waits for who comes first; nobody is told SERVFAIL."""
+    servers = [tcpserver(), tcpserver()]
+    balancer = start([server.address for server in servers], service={"tcp_timeout": "10s"})
+    client, other = tcpclient(balancer.address), tcpclient(balancer.address)
+    assert wire.rcode(client.ask(wire.query())) == 0
+    for server in servers:
+        server.kill()
+    client.say(*numbered(20))
+    other.nothing_comes(0.5)
+    other.say(*numbered(20))
+    servers[1].listen()
+    begun = time.monotonic()
+    for one in (client, other):
+        assert sorted(one.hear_all(20)) == sorted(wire.answer(data, wire.address_record()) for data in numbered(20))
+    assert time.monotonic() - begun < 3
+    balancer.wait_idle()
+    assert balancer.tcp_told("dropped") == {}
+
+
+def test_all_down_is_said_at_once_where_that_is_wanted(start: StartBalancer, tcpclient: OpenTcpClient) -> None:
+    balancer = start([free_address(), free_address()], service={"tcp_timeout": "20s", "when_all_down": "servfail"})
+    begun = time.monotonic()
+    assert wire.rcode(tcpclient(balancer.address).ask(wire.query())) == wire.RCODES["SERVFAIL"]
+    assert time.monotonic() - begun < 5
 
 
 def test_failures_are_known_to_all_workers(
