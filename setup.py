@@ -43,4 +43,6 @@ def extensions() -> list[Extension]:
 if os.environ.get("NS7_EXTENSIONS") == "0":
     setup()
 else:
-    setup(ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, nthreads=2, build_dir="build/cython"))
+    cores = os.cpu_count() or 1
+    setup(ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, nthreads=cores, build_dir="build/cython"),
+          options={"build_ext": {"parallel": cores}})

@@ -6,7 +6,8 @@ never each other.
 Whatever a record names as "module:function" is imported only where it runs: `main` in the component's own process,
 `commands` and `doctor` in the command line, `metrics` and `status` in the admin process.
 
-The core's own processes admin and alert are given a `Host` too, so there is one way to be a process of ns7.
+The core's own processes admin and alert are given a `Host` too, so there is one way to be a process of ns7. What a
+component keeps in `Host.state` it writes with `write_durably`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from balancer.durable import sync_folder, write_durably
 from balancer.errors import StartError
 
 if TYPE_CHECKING:
@@ -25,12 +27,28 @@ if TYPE_CHECKING:
     from balancer.table.verdicts import Verdicts
     from balancer.table.view import TableView
 
+__all__ = ["ACTIVE", "ALONE", "STANDBY", "STANDINGS", "Component", "Event", "Finding", "Host", "Link", "Rights",
+           "Server", "Service", "components", "resolve", "sync_folder", "write_durably"]
+
 ENTRY_POINTS = "ns7.components"
 # What a host is among those that could hold its floating addresses: it has them; another one has; nobody has, as far as
 # it hears. A host without any is active.
 ACTIVE, STANDBY, ALONE = STANDINGS = ("active", "standby", "alone")
+# What the state after an event says of its subject. One in neither list is remarkable and neither good nor bad.
+BAD = frozenset({"dead", "degraded", "differs", "down", "exhausted", "expired", "failed", "fault", "hung", "lost",
+                 "missing", "open", "refused", "restarting", "stale", "taken", "unreachable"})
+QUIET = frozenset({"behind", "suspected"})       # shown, and nobody is told: it may be nothing
+GOOD = frozenset({"applied", "closed", "current", "free", "fresh", "ok", "present", "ready", "running", "same", "up"})
+AUDIT = "audit"             # the kind of events that say who changed what; its states are words for people
+# How urgent a line of the log is, where its text begins so (sd-daemon(3)); without it is information.
+ERROR, WARNING, NOTICE = "<3>", "<4>", "<5>"
 SEVERITIES = ("error", "warning", "unknown")
 RESERVED = ("worker", "admin", "alert", "alerts", "balancer", "service", "process", "nodes")
+
+
+def tone(state: str) -> str:
+    """"bad", "quiet", "good" or "other": what a state says."""
+    return "bad" if state in BAD else "quiet" if state in QUIET else "good" if state in GOOD else "other"
 
 
 class Event(NamedTuple):
@@ -206,11 +224,17 @@ class Link(Protocol):
     def publish(self, snapshot: Mapping[str, Any]) -> None:
         """Leave the present state (plain data, at most 1 MiB as JSON) with the supervisor.
 
-        It is given to the admin process, and to this process's successor, so totals never fall.
+        It is given to the admin process, and to this process's successor, so totals never fall. "summary", where it
+        is there, is a list of lines for people, which `ns7 status` prints as they are.
         """
 
-    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]]) -> None:
-        """Answer `ns7` requests "NAME.verb"; what the handler raises as Ns7Error is the caller's error."""
+    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]],
+              state: Callable[[], str] | None = None) -> None:
+        """Answer `ns7` requests "NAME.verb"; what the handler raises as Ns7Error is the caller's error.
+
+        state: for a verb that changes something, a word or two of what it changes; when the handler has made it
+        another one, an `AUDIT` event tells who asked.
+        """
 
     async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
         """Ask another process; ControlError when it refuses or is late.
@@ -275,8 +299,9 @@ class Host:
 
     config: this process's own section, as its model (None when it has no section). services: what is balanced here.
     table: the server table, read-only. snapshot: what a predecessor published last ({} for the first). sockets: those
-    its rights asked for, by name. clock: CLOCK_MONOTONIC in seconds. log: one line for the journal. state: a folder
-    that survives restarts. verdicts: the table's verdicts to write, for who has the right to.
+    its rights asked for, by name. clock: CLOCK_MONOTONIC in seconds. log: one line for the log, which may begin with
+    WARNING and the like; events are logged as they are. state: a folder that survives restarts. verdicts: the table's
+    verdicts to write, for who has the right to.
     """
 
     config: Any

@@ -14,11 +14,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks import ns7, peers, report
+from benchmarks.admin import ROWS as ADMIN_ROWS
+from benchmarks.admin import admin
 from benchmarks.failover import ROWS as FAILOVER_ROWS
 from benchmarks.failover import failover
+from benchmarks.faults import BACKENDS, faults
 from benchmarks.faults import PEERS as FAULT_PEERS
 from benchmarks.faults import ROWS as FAULT_ROWS
-from benchmarks.faults import faults
 from benchmarks.health import ROWS as HEALTH_ROWS
 from benchmarks.health import health
 from benchmarks.lab import Lab, LabError, open_lab
@@ -45,13 +47,13 @@ from benchmarks.workers import ROWS, workers
 # Cases whose rows can be chosen, and cases that compare peers.
 CHOSEN = {
     "workers": tuple(ROWS), "faults": tuple(FAULT_ROWS), "failover": tuple(FAILOVER_ROWS), "sync": tuple(SYNC_ROWS),
-    "health": tuple(HEALTH_ROWS),
+    "health": tuple(HEALTH_ROWS), "admin": tuple(ADMIN_ROWS),
 }
 TRIALS = 20                 # of each row of "failover"
 COMPARED = {"udp": tuple(peers.KINDS), "all": tuple(peers.KINDS), "faults": FAULT_PEERS}
 SHORT = {"seconds": 6.0, "rounds": 3}
 FULL = {"seconds": 20.0, "rounds": 5}
-HEALTH_LENGTH = {"seconds": 600.0, "rounds": 20}
+LENGTHS = {"health": {"seconds": 600.0, "rounds": 20}, "failover": {"seconds": 300.0, "rounds": TRIALS}}
 Case = Callable[[Lab, Options], Run]
 
 
@@ -83,6 +85,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "failover": (failover,),
     "sync": (sync,),
     "health": (health,),
+    "admin": (admin,),
     "micro": (micro,),
     "all": (micro, compared, scaled, shares, memory, tcp),
 }
@@ -95,9 +98,10 @@ HELP = {
     "workers": "what clients notice when processes of ns7 die, hang or change",
     "tcp": "DNS over TCP: persistent, one query per connection, idle clients, a killed server, transfers",
     "faults": "what clients lose when a server fails, in network namespaces (needs root)",
-    "failover": "how long the virtual address is silent when its director goes, in network namespaces (needs root)",
+    "failover": "how long the virtual address is silent when its director goes, in network namespaces (root, an hour)",
     "sync": "how fast an edited zone is served by the other server, and what survives SIGKILL",
     "health": "how soon a server that fails is found, false alarms, what probing costs (40 minutes)",
+    "admin": "what it costs to be looked at: metrics, open pages, hostile clients; how soon one sees something",
     "micro": "a pick by each scheduler, a claim and release of an in-flight record; alone, in nanoseconds",
     "all": "every row of the goal list of speed, at full length (about 50 minutes)",
 }
@@ -144,10 +148,16 @@ def parser() -> argparse.ArgumentParser:
             verb.add_argument(
                 "--peers", type=peer_list, default=COMPARED[case], help=f"of {','.join(COMPARED[case])} (all)"
             )
+        if case == "faults":
+            verb.add_argument("--tcp", action="store_true", help="clients ask over TCP")
+            verb.add_argument("--servers", dest="backend", choices=tuple(BACKENDS), default="nsd",
+                              help="what the servers run: NSD, or BIND with 2,000 zones (%(default)s)")
         if case == "failover":
             verb.add_argument("--trials", type=int, default=TRIALS, metavar="N", help=f"of each row ({TRIALS})")
         if case == "sync":
             verb.add_argument("--kills", type=int, default=200, metavar="N", help="at random moments (%(default)s)")
+            verb.add_argument("--first-kill", type=int, default=0, metavar="N",
+                              help="the number of the first one, for runs in pieces (%(default)s)")
         if case == "udp":
             verb.add_argument(
                 "--rate", type=int, action="append", metavar="QPS", help="0 = saturation; may be repeated"
@@ -162,7 +172,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
     """What to run, and how long."""
     cases = CASES[arguments.case]
     rates: tuple[int, ...] = (0, *PACED)
-    length = HEALTH_LENGTH if arguments.case == "health" else FULL
+    length = LENGTHS.get(arguments.case, FULL)
     if arguments.case == "udp":
         if arguments.rate is None and arguments.servers is None:
             cases, length = (compared, scaled), SHORT
@@ -177,7 +187,10 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
         workers=getattr(arguments, "workers", 1),
         ns7=arguments.ns7,
         rows=tuple(getattr(arguments, "row", ())),
+        backend=getattr(arguments, "backend", "nsd"),
+        tcp=getattr(arguments, "tcp", False),
         kills=getattr(arguments, "kills", 0),
+        first_kill=getattr(arguments, "first_kill", 0),
     )
     return options, cases
 
@@ -185,7 +198,7 @@ def plan(arguments: argparse.Namespace) -> tuple[Options, tuple[Case, ...]]:
 def main() -> int:
     arguments = parser().parse_args()
     options, cases = plan(arguments)
-    needed = {"micro": (), "sync": (), "failover": ("named",)}.get(arguments.case, ("dnsperf", "nsd"))
+    needed = {"micro": (), "sync": (), "failover": ("named", "dnsperf")}.get(arguments.case, ("dnsperf", "nsd"))
     if absent := [name for name in needed if not shutil.which(name)]:
         print(
             f"{' and '.join(absent)} not installed, nothing can be measured: apt install {' '.join(absent)}"

@@ -59,12 +59,15 @@ DELAYED_SLOWEST = {0.2: 0.45, 20.0: 0.45}
 UPGRADED_SLOWEST = {0.2: 0.3, 20.0: 0.3}
 RESTARTED_SLOWEST = {0.2: 2.0, 20.0: 2.0}
 LOAD_ON_OTHER = 1.15
+SERVERS_KILLED = 2                      # by one query
 AFTER_RETURN = 0.2
 # A server that has come back: its share of the queries in the first second, and when its slow start is over.
 SHARE_AT_RETURN = 0.25
 SHARE_AFTER_SLOW_START = 0.45
 # `failover`: what the address may be silent beyond Active_Down_Interval, and until the spare's first advert (seconds).
 AFTER_DOWN_MEDIAN, AFTER_DOWN_WORST, SPARE_ADVERT = 0.1, 0.3, 0.3
+# One holder after a stall or a split; how much later than `arp_refresh` caches may be right again.
+ONE_HOLDER, REFRESH_LATE = 0.5, 0.3
 # DNS over TCP. haproxy relays bytes and knows no DNS: to frame, match and retry at its cost is the aim (0.85).
 TCP_QPS_TO_DNSDIST = 2.0
 TCP_SINGLE_TO_DNSDIST = 1.0
@@ -72,8 +75,20 @@ TCP_CPU_TO_HAPROXY = 1.2
 TCP_TRANSFER_P99 = 5.0
 TCP_IDLE_BYTES = 8192
 TCP_IDLE_UDP = 1.25                     # unchanged, but for the noise of a shared machine
-# Health: seconds from a fault until the status tells it, at defaults; with traffic, until nobody chooses the server.
+# Health: seconds from a fault until the status tells it, at defaults; with traffic, until a killed server is down.
 HEALTH_FOUND = 3.2
 HEALTH_FOUND_LOADED = 0.05
 HEALTH_CORE_PERCENT = 25.0
 HEALTH_MONITOR_TO_MON = 0.2
+# `./dev drill`: seconds until a dead server is noticed, the other director answers, both servers serve what was edited.
+DRILL_NOTICED, DRILL_TAKEN, DRILL_SERVED = 3.0, 1.4, 1.0
+# `admin`: what may be looked at, and how fast: milliseconds, by the number of servers; percent of a core with 50 pages
+# open; the page in kB, packed; an honest client's wait while others are hostile.
+ADMIN_METRICS_MS = {2: 5.0, 256: 200.0}
+ADMIN_DELAY_MS = 50.0
+ADMIN_CORE_PERCENT = 10.0
+ADMIN_FIRST_MS = 300.0
+ADMIN_PAGE_KB = 120.0
+ADMIN_HONEST_MS = 1000.0
+ADMIN_GROWTH_MB = 64.0
+ADMIN_STATUS_MS = 150.0

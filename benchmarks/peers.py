@@ -42,6 +42,7 @@ class Plan:
     checks: bool = False
     extra: str = ""                     # further lines of ns7's service
     manager: Manager | None = None
+    tcp: bool = False                   # clients ask over TCP; only nginx must be told
 
 
 @dataclass
@@ -93,6 +94,7 @@ def nginx_config(plan: Plan, folder: Path, module: str | None) -> str:
     user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
     fails = "" if plan.checks else " max_fails=0"
     upstream = "\n".join(f"    server {server}{fails};" for server in plan.servers)
+    over_tcp = f"  server {{ listen {plan.listen} reuseport; proxy_pass servers; }}\n" if plan.tcp else ""
     return f"""{load}{user}daemon off;
 worker_processes {plan.workers};
 worker_rlimit_nofile 20000;
@@ -112,7 +114,7 @@ stream {{
     proxy_responses 1;
     proxy_timeout 2s;
   }}
-}}
+{over_tcp}}}
 """
 
 

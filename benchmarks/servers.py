@@ -13,10 +13,22 @@ from pathlib import Path
 
 from benchmarks.lab import Address, Lab, LabError, Process, free_port
 from benchmarks.load import wait_answer
+from tests.helpers.nameconf import nsd_server
 
 ZONE = "bench.example"
 NAMES = 1000
-PROBE = (f"n0000.{ZONE}", "A")
+
+
+def name(i: int) -> str:
+    """The i-th name of the zone: 1 to 31 characters, most of them short, as the names that are asked for are.
+
+    Queries of one length only would flatter who sends equally long ones together.
+    """
+    longer = random.Random(i)
+    return f"n{i:04}" + "x" * min(longer.randrange(27), longer.randrange(27)) if i else "n"
+
+
+PROBE = (f"{name(0)}.{ZONE}", "A")
 
 
 def zone_text(names: int = NAMES) -> str:
@@ -29,43 +41,25 @@ def zone_text(names: int = NAMES) -> str:
         "ns A 127.0.0.1",
     ]
     for i in range(names):
-        lines.append(f"n{i:04} A 192.0.2.{i % 250 + 1}")
-        lines.append(f"n{i:04} AAAA 2001:db8::{i + 1:x}")
-        lines.append(f'n{i:04} TXT "name {i} of the benchmark zone"')
+        lines.append(f"{name(i)} A 192.0.2.{i % 250 + 1}")
+        lines.append(f"{name(i)} AAAA 2001:db8::{i + 1:x}")
+        lines.append(f'{name(i)} TXT "name {i} of the benchmark zone"')
     return "\n".join(lines) + "\n"
 
 
 def query_text(names: int = NAMES) -> str:
     """dnsperf's query file: every name with every type, shuffled but always alike."""
-    queries = [f"n{i:04}.{ZONE} {kind}" for i in range(names) for kind in ("A", "AAAA", "TXT")]
+    queries = [f"{name(i)}.{ZONE} {kind}" for i in range(names) for kind in ("A", "AAAA", "TXT")]
     random.Random(7).shuffle(queries)
     return "\n".join(queries) + "\n"
 
 
 def config_text(folder: Path, name: str, addresses: list[Address], zones: tuple[str, ...] = (ZONE,)) -> str:
     """nsd.conf for one process."""
-    own = folder / name
     served = "".join(
         f"zone:\n  name: {zone}\n  zonefile: {zone}.zone\n  provide-xfr: 0.0.0.0/0 NOKEY\n" for zone in zones)
-    listen = "\n".join(f"  ip-address: {address.host}@{address.port}" for address in addresses)
-    return f"""server:
-{listen}
-  server-count: 1
-  username: ""
-  chroot: ""
-  zonesdir: "{folder}"
-  database: ""
-  pidfile: "{own}.pid"
-  xfrdfile: "{own}.xfrd"
-  xfrdir: "{folder}"
-  zonelistfile: "{own}.zonelist"
-  rrl-ratelimit: 0
-  tcp-count: 1000
-  receive-buffer-size: 4194304
-  send-buffer-size: 4194304
-remote-control:
-  control-enable: no
-{served}"""
+    more = "  tcp-count: 1000\n  receive-buffer-size: 4194304\n  send-buffer-size: 4194304\n"
+    return nsd_server(folder, [f"{address.host}@{address.port}" for address in addresses], name, more) + served
 
 
 @dataclass(frozen=True)

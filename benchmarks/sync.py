@@ -6,7 +6,6 @@ serial, asked every few milliseconds.
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
 import statistics
@@ -118,17 +117,17 @@ def loaded(lab: Lab, run: Run, _: Options) -> list[str]:
 
 
 def killed(lab: Lab, run: Run, options: Options) -> list[str]:
-    """SIGKILL at random moments of pulls and refreshes."""
-    chance, mixes = random.Random(1), 0
+    """SIGKILL at random moments of pulls and refreshes; each kill's moment is its own, so a run may be a piece."""
+    mixes, last = 0, options.first_kill + options.kills
     with running(folder(lab, "kills")) as hosts:
         hosts.refresh("--wait")
-        for number in range(options.kills):
+        for number in range(options.first_kill, last):
             try:
-                hosts.kill_somewhere(hosts.publisher if number % 4 == 3 else hosts.puller, chance.uniform(0.2, 1.5))
+                hosts.kill_somewhere(number)
             except AssertionError as error:
                 mixes += 1
                 run.fail(f"after kill {number}: {error}")
-    row = f"of {options.kills} kills, those that left no whole generation"
+    row = f"of the kills {options.first_kill} to {last - 1}, those that left no whole generation"
     run.goals.append(at_most(row, mixes, goals.Bar(0), "", 0))
     return [f"killed {options.kills} times", f"{mixes} times no whole generation"]
 

@@ -34,6 +34,9 @@ class Options:
     workers: int = 1
     ns7: str = ns7.COMMAND
     rows: tuple[str, ...] = ()  # of a case whose rows can be chosen; empty: all
+    backend: str = "nsd"  # of "faults": what the servers run
+    tcp: bool = False  # of "faults": clients ask over TCP
+    first_kill: int = 0
     kills: int = 0
 
 

@@ -61,7 +61,7 @@ def cleanup(arguments: argparse.Namespace) -> int:
     if section is None:
         return 0
     from failover.address import Addresses
-    from failover.runner import virtual
+    from failover.holding import virtual
 
     try:
         addresses = Addresses(section.interface, virtual(section))

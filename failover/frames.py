@@ -3,7 +3,7 @@
 Adverts are VRRP messages without an IP header (the kernel makes that); announcements and probes are Ethernet frames.
 An announcement of an IPv4 address is an ARP request whose sender and target are that address (RFC 5227 §2.3), of an
 IPv6 address an unsolicited neighbour advertisement (RFC 4861 §7.2.6). A probe is an ARP request without a sender's
-address (RFC 5227 §2.1.1), so it changes nobody's cache.
+address (RFC 5227 §2.1.1), or a solicitation from no address (RFC 4862 §5.4.2), so it changes nobody's cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 os.environ["XDG_CACHE_HOME"] = "/proc/none"
 
 from scapy.layers.inet import IP
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vrrp import VRRPv3
 from scapy.utils import checksum as plain_checksum
@@ -26,7 +26,6 @@ from failover.advert import PROTOCOL, TTL
 GROUP4, GROUP6 = IPv4Address("224.0.0.18"), IPv6Address("ff02::12")     # RFC 9568 §5.1.1.2, §5.1.2.2
 BROADCAST, NOBODY = "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"
 ALL_NODES, ALL_NODES_MAC = "ff02::1", "33:33:00:00:00:01"
-ETHER_ARP, ARP_REPLY = b"\x08\x06", b"\0\2"
 
 Address = IPv4Address | IPv6Address
 
@@ -58,16 +57,24 @@ def announcement(mac: str, address: Address) -> bytes:
                  / ICMPv6ND_NA(R=0, S=0, O=1, tgt=str(address)) / ICMPv6NDOptDstLLAddr(lladdr=mac))
 
 
-def probe(mac: str, address: IPv4Address) -> bytes:
+def probe(mac: str, address: Address) -> bytes:
     """Asks who has the address."""
-    return bytes(Ether(src=mac, dst=BROADCAST) / ARP(op=1, hwsrc=mac, psrc="0.0.0.0", hwdst=NOBODY, pdst=str(address)))
+    if address.version == 4:
+        return bytes(Ether(src=mac, dst=BROADCAST)
+                     / ARP(op=1, hwsrc=mac, psrc="0.0.0.0", hwdst=NOBODY, pdst=str(address)))
+    low = address.packed[13:]
+    return bytes(Ether(src=mac, dst="33:33:ff:" + low.hex(":")) / IPv6(src="::", dst=solicited(address), hlim=255)
+                 / ICMPv6ND_NS(tgt=str(address)))
 
 
-def read_answer(frame: bytes) -> tuple[IPv4Address, str] | None:
-    """The address and MAC that an ARP reply tells of (RFC 826); None for anything else."""
-    if len(frame) < 42 or frame[12:14] != ETHER_ARP or frame[14:20] != b"\0\1\x08\0\6\4" or frame[20:22] != ARP_REPLY:
-        return None
-    return IPv4Address(frame[28:32]), frame[22:28].hex(":")
+def solicited(address: Address) -> str:
+    """The solicited-node group of an IPv6 address (RFC 4291 §2.7.1)."""
+    return str(IPv6Address((0xFF02 << 112) | (0x01FF << 24) | int.from_bytes(address.packed[13:], "big")))
+
+
+def virtual_macs(vrid: int) -> tuple[str, str]:
+    """The MACs of a virtual router, which other implementations may use (RFC 9568 §7.3)."""
+    return f"00:00:5e:00:01:{vrid:02x}", f"00:00:5e:00:02:{vrid:02x}"
 
 
 def parse(addresses: Iterable[str]) -> list[Address]:

@@ -13,16 +13,18 @@ import secrets
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from balancer import __version__
-from balancer.component import Host
+from balancer.component import WARNING, Host
 from balancer.errors import ControlError
 from failover import frames
 from failover.peers import Peers
 from failover.status import KEY_BYTES, LARGEST, Exchange, Rejected
+from failover.tasks import Tasks
 from failover.wire import Plan
 
 READ_AT_ONCE = 64
@@ -41,10 +43,10 @@ def _read_key(path: str) -> tuple[bytes, str]:
 
 
 class Statuses:
-    """Tells and hears. `count(what)` and `trouble(kind, subject, before, after, reason)` are the owner's."""
+    """Tells and hears. `counts`, `trouble(kind, subject, before, after, reason)` and `tasks` are the owner's."""
 
-    def __init__(self, host: Host, count: Callable[[str], None], trouble: Trouble) -> None:
-        self._host, self._count, self._trouble = host, count, trouble
+    def __init__(self, host: Host, counts: Counter[str], trouble: Trouble, tasks: Tasks) -> None:
+        self._host, self._counts, self._trouble, self._tasks = host, counts, trouble, tasks
         self._loop = asyncio.get_running_loop()
         self._peers = Peers(host.clock())
         self._exchange: Exchange | None = None
@@ -53,7 +55,6 @@ class Statuses:
         self._opened: object = None
         self._why = ""
         self._live: dict[str, Any] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def configure(self, config: Any, plan: Plan) -> None:
         """Open the socket anew when what it depends on has changed, the key too. Called each second."""
@@ -70,7 +71,7 @@ class Statuses:
                     wanted, why = None, f"port {config.status_port}: {error.strerror}"
             self._opened = wanted
         if why != self._why and why:
-            self._host.log(f"no status of other directors: {why}")
+            self._host.log(f"{WARNING}no status of other directors: {why}")
         self._why = why
 
     def _open(self, plan: Plan, port: int) -> None:
@@ -104,7 +105,7 @@ class Statuses:
         if self._exchange is None:
             return
         now = self._host.clock()
-        self._later(self._fetch_live())
+        self._tasks.spawn(self._fetch_live())
         digest = "" if self._live is None else str(self._live.get("digest", ""))
         facts = {**facts, "version": __version__, "live": digest, "clock": time.time()}
         self._send(self._exchange.tell(facts))
@@ -120,9 +121,9 @@ class Statuses:
         for target in self._targets:
             try:
                 self._socket.sendto(datagram, target)
-                self._count("sent statuses")
+                self._counts["sent statuses"] += 1
             except OSError:                     # nobody there, no route, link down: told by their silence
-                self._count("unsent statuses")
+                self._counts["unsent statuses"] += 1
 
     def _readable(self) -> None:
         for _ in range(READ_AT_ONCE):
@@ -137,22 +138,17 @@ class Statuses:
             try:
                 told = self._exchange.read(datagram)
             except Rejected as rejected:
-                self._count(f"unbelieved {rejected.reason}")
+                self._counts[f"unbelieved {rejected.reason}"] += 1
                 continue
             if told is not None:
-                self._count("received statuses")
+                self._counts["received statuses"] += 1
                 clock = told.facts.get("clock")
                 skew = {"skew": round(clock - time.time(), 3)} if isinstance(clock, float) else {}
                 self._peers.take(told.node, {**told.facts, **skew}, self._host.clock())
                 if told.text is not None:
-                    self._later(self._adopt(told.node, told.text))
+                    self._tasks.spawn(self._adopt(told.node, told.text))
 
     # The live state of the supervisor
-
-    def _later(self, work: Any) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _fetch_live(self) -> None:
         with contextlib.suppress(ControlError):
@@ -165,7 +161,7 @@ class Statuses:
                 raise ValueError("no live state")
             self._live = dict(await self._host.channel.request("", "adopt", value, ASK_WAIT))
         except (ValueError, RecursionError, ControlError) as error:
-            self._host.log(f"the live state of {node} is not taken: {error}")
+            self._host.log(f"{WARNING}the live state of {node} is not taken: {error}")
 
     # For the owner
 

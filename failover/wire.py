@@ -10,9 +10,9 @@ import contextlib
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
 from failover import frames
@@ -22,7 +22,6 @@ from failover.vrrp import LEAVING, Heard
 
 IP_PKTINFO = 8                  # include/uapi/linux/in.h; Python's socket module does not name it
 PRECEDENCE = 0xC0               # internetwork control, as keepalived sends
-ETH_P_ARP = 0x0806
 READ_AT_ONCE = 64
 LARGEST = 2048
 
@@ -127,7 +126,6 @@ class Wire:
             self._ways: list[Way] = [self._way(*way) for way in stored.ways()]
             self._link = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
             self._link.bind((self.plan.interface, 0))
-            self._probe: socket.socket | None = None
             self._close = undo.pop_all().close
 
     def _open4(self) -> socket.socket:
@@ -176,6 +174,11 @@ class Wire:
             for frame in self.stored.announcements:
                 self._try("announcements", self._link.send, frame)
 
+    def ask(self, probes: Iterable[bytes]) -> None:
+        """Send the frames of a probe."""
+        for frame in probes:
+            self._try("probes", self._link.send, frame)
+
     def _try(self, what: str, send: Callable[..., Any], *arguments: Any) -> None:
         try:
             send(*arguments)
@@ -213,42 +216,6 @@ class Wire:
                 destination = IPv6Address(data[:16])
         return read6(message, IPv6Address(sender[0].partition("%")[0]), destination, hops, self._rules[6])
 
-    # Probing
-
-    def probe(self, peer: str) -> None:
-        """Ask who has the addresses, and which MAC the active director has; IPv4 only."""
-        self.end_probe()
-        asked = [one for one in self.plan.family(4) if isinstance(one, IPv4Address)]
-        with contextlib.suppress(OSError):
-            kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-            self._probe = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ARP))
-            self._probe.bind((self.plan.interface, ETH_P_ARP))
-        if peer and isinstance(known := ip_address(peer), IPv4Address):
-            asked.append(known)
-        for one in asked:
-            self._try("probes", self._link.send, frames.probe(self.plan.mac, one))
-
-    def end_probe(self) -> dict[Address, set[str]]:
-        """Who answered: address → MACs."""
-        found: dict[Address, set[str]] = {}
-        if self._probe is not None:
-            with self._probe as one, contextlib.suppress(OSError):
-                while answer := one.recv(LARGEST):
-                    if told := frames.read_answer(answer):
-                        found.setdefault(told[0], set()).add(told[1])
-            self._probe = None
-        return found
-
-    def stranger(self, peer: str) -> str:
-        """Whether the address is held by another machine than the active director, who is asked too; "" or a reason."""
-        found = self.end_probe()
-        known = found.get(ip_address(peer), set()) if peer else set()
-        for one in self.plan.family(4):
-            others = found.get(one, set()) - known - {self.plan.mac}
-            if others and (known or not peer):
-                return f"{one} is held by {', '.join(sorted(others))}, which is no director"
-        return ""
-
     def close(self) -> None:
-        self.end_probe()
+        """Close its sockets."""
         self._close()

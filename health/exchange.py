@@ -57,6 +57,10 @@ class Exchange:
     def complete(self) -> bool:
         return None not in self.opinions
 
+    @property
+    def over(self) -> bool:
+        return self.socket is None
+
 
 class Exchanges:
     """All that are under way. `clock` is CLOCK_MONOTONIC in seconds."""
@@ -74,7 +78,7 @@ class Exchanges:
         return len(self._open)
 
     def begin(self, proto: str, host: str, port: int, source: str, questions: Sequence[Question], timeout: float,
-              on_end: Callable[[Exchange], None]) -> None:
+              on_end: Callable[[Exchange], None]) -> Exchange:
         """Ask; `on_end` is called once, perhaps before this returns. source: the address to ask from, "" for any."""
         now = self._clock()
         one = Exchange(proto, (host, port), questions, now, now + timeout, on_end, [None] * len(questions))
@@ -99,6 +103,7 @@ class Exchanges:
             self._epoll.register(one.socket, events)
         except OSError as error:
             self._fail(one, error)
+        return one
 
     def on_readable(self) -> None:
         """Take what has arrived."""
@@ -122,6 +127,10 @@ class Exchanges:
                     self._send_datagrams(one)
                 except OSError as error:
                     self._fail(one, error)
+
+    def hurry(self, one: Exchange) -> None:
+        """Do not wait until half way: what is not answered over UDP is asked once more with the next `expire`."""
+        one.again = min(one.again, self._clock())
 
     def close(self) -> None:
         """Forget all of them, without a word."""

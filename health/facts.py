@@ -7,6 +7,8 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from balancer.table.verdicts import DOWN
+
 
 def status(snapshot: Mapping[str, Any]) -> Mapping[str, Any]:
     """Its part of the status: serials, zones that are behind, the master, how many probes."""
@@ -23,6 +25,17 @@ def metrics(snapshot: Mapping[str, Any]) -> Iterable[Metric]:
     yield probes
     yield CounterMetricFamily("ns7_health_changes_total", "Verdicts that changed.", value=snapshot.get("changes", 0))
     serials = GaugeMetricFamily("ns7_zone_serial", "Serial of a zone as the server has it.", labels=("zone", "server"))
+    behind = GaugeMetricFamily("ns7_zone_behind_seconds", "How long the zone there has been older than the master's.",
+                               labels=("zone", "server"))
+    late = {(row["zone"], row["server"]): row["behind"] for row in snapshot.get("behind", ())}
     for row in snapshot.get("serials", ()):
-        serials.add_metric((row["zone"], row["server"]), row["serial"])
-    yield serials
+        pair = row["zone"], row["server"]
+        serials.add_metric(pair, row["serial"])
+        late.setdefault(pair, 0.0)
+    for pair, seconds in late.items():
+        behind.add_metric(pair, seconds)
+    yield from (serials, behind)
+    master = snapshot.get("master", {}).get("verdict")
+    if master is not None:
+        yield GaugeMetricFamily("ns7_health_master_up", "Whether the master that serials are compared with answers.",
+                                value=master != DOWN)

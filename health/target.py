@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from balancer.table.table import ConfigTable
 from balancer.table.verdicts import DOWN, PROTOCOLS, SPARED, UNKNOWN, UP, Found
+from health.exchange import Exchange
 from health.staleness import Copy
 from health.verdict import Severity, Standing
 
@@ -36,12 +37,15 @@ class Place(NamedTuple):
 
 @dataclass
 class Probed:
-    """One target over one protocol. ended: of the newest probe; latency: of the newest that was answered; seconds."""
+    """One target over one protocol. ended: of the newest probe; latency: of the newest that was answered; seconds.
+
+    under_way: the probe that has not ended.
+    """
 
     standing: Standing = field(default_factory=Standing)
     ended: float = 0.0
     latency: float = 0.0
-    busy: bool = False
+    under_way: Exchange | None = None
 
     def found(self, spared: bool) -> Found:
         """As the table has it."""
@@ -70,13 +74,21 @@ class Target:
     copies: dict[str, Copy] = field(default_factory=dict)                   # zones that are behind
     serials: dict[str, tuple[int, float]] = field(default_factory=dict)     # zone → serial, when it was served
     turn: int = 0                       # in the rotation of zones_from
-    suspected_until: float = 0.0        # by the workers; told as ended then
+    suspected: bool = False             # by the workers, and not calm since
+    suspected_until: float = 0.0        # told as ended then
+    doubted: bool = False               # by clients' queries, and asked for that
+    hastened: float = 0.0               # when a doubt was the reason to ask
     recursion_looked: float = 0.0
     unsaid: str = ""                    # why its state has changed, while nobody was told yet
 
     @property
     def standings(self) -> tuple[Standing, ...]:
         return tuple(one.standing for one in self.probed)
+
+    @property
+    def latency(self) -> float:
+        """Of the newest answered probe over UDP."""
+        return self.probed[0].latency
 
 
 def listed(config: ConfigTable, sources: Mapping[tuple[str, str], str]) -> Iterable[tuple[Where, Place]]:

@@ -8,7 +8,8 @@ A failure is a probe that was answered wrongly, refused, or not answered. What t
 queries counts beside it, so that there is one verdict:
 
 - a suspicion counts as a failure (once per suspicion), and asks for a probe at once;
-- a probe that is *refused* while the workers suspect the server is proof: down, whatever the count;
+- a probe that is *refused* while the workers suspect the server, or clients' queries were refused or wait for it, is
+  proof: down, whatever the count;
 - a probe that is merely silent while clients got answers proves that datagrams are lost, not that a server is dead:
   it counts neither way. Servers that are swamped stay, for they answer.
 
@@ -83,6 +84,7 @@ class Standing:
     answers: int = 0                    # in a row, since it is down
     last_good: float | None = None
     suspected: bool = False
+    doubted: bool = False               # by clients' queries; so is who is suspected
     falls: list[float] = field(default_factory=list)
 
     def suspect(self, suspected: bool) -> bool:
@@ -102,14 +104,12 @@ class Standing:
         self.answers = 0
         self.failures += 1
         self.reason, self.severity = result.reason, result.severity
-        if self.verdict == DOWN or not (self.failures >= rules.fall or (result.refused and self.suspected)):
+        proof = result.refused and (self.suspected or self.doubted)
+        if self.verdict == DOWN or not (self.failures >= rules.fall or proof):
             return None
         self.falls = [fall for fall in self.falls if now - fall < rules.flap_period] + [now]
-        if result.refused and self.suspected:
-            told = f"{self.reason}, and clients' queries were too"
-        else:
-            told = f"{self.reason}, {self.failures} times in a row"
-        return self._turn(DOWN, told, now)
+        told = "and clients' queries are not answered" if proof else f"{self.failures} times in a row"
+        return self._turn(DOWN, f"{self.reason}, {told}", now)
 
     def _answered(self, rules: Rules, now: float) -> Change | None:
         self.last_good = now

@@ -52,7 +52,7 @@ class Manifest(NamedTuple):
 
     forced: the newest generation, up to this one, whose suspicious changes the publisher's operator has said are meant,
     0 for none. config: sha256 of what
-    `named-checkconf -p` said on the publisher, so that it notices other changes, too.
+    named must have read on the publisher (`named-checkconf -p`), so that it notices other changes, too.
     """
 
     generation: int

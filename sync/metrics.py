@@ -7,16 +7,19 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from sync.plan import OUTCOMES, REASONS
+
+# Name in the snapshot, metric, label, its values, text. Those that are known are there from the start.
 COUNTERS = (
-    ("pulls", "ns7_sync_pulls_total", "outcome", "Pulls by how they ended."),
-    ("refreshes", "ns7_sync_refreshes_total", "outcome", "Refreshes by how they ended."),
-    ("refused", "ns7_sync_messages_refused_total", "reason", "NOTIFYs and questions that were not obeyed."),
+    ("pulls", "ns7_sync_pulls_total", "outcome", OUTCOMES, "Pulls by how they ended."),
+    ("refreshes", "ns7_sync_refreshes_total", "outcome", ("ok", "refused"), "Refreshes by how they ended."),
+    ("refused", "ns7_sync_messages_refused_total", "reason", REASONS, "NOTIFYs and questions that were not obeyed."),
 )
 
 
 def status(snapshot: Mapping[str, Any]) -> Mapping[str, Any]:
     """Its part of the status."""
-    return dict(snapshot)
+    return {name: value for name, value in snapshot.items() if name != "summary"}
 
 
 def metrics(snapshot: Mapping[str, Any]) -> Iterator[Metric]:
@@ -24,11 +27,12 @@ def metrics(snapshot: Mapping[str, Any]) -> Iterator[Metric]:
     if not snapshot:
         return
     counters = snapshot.get("counters", {})
-    for group, name, label, text in COUNTERS:
+    for group, name, label, known, text in COUNTERS:
         family = CounterMetricFamily(name, text, labels=(label,))
-        for key, count in sorted(counters.items()):
-            if key.startswith(f"{group}/"):
-                family.add_metric((key.partition("/")[2],), count)
+        told = dict.fromkeys(known, 0)
+        told |= {key.partition("/")[2]: count for key, count in counters.items() if key.startswith(f"{group}/")}
+        for value, count in sorted(told.items()):
+            family.add_metric((value,), count)
         yield family
     yield CounterMetricFamily("ns7_sync_notifies_total", "NOTIFYs that were obeyed.", value=counters.get("notifies", 0))
     yield GaugeMetricFamily("ns7_sync_last_success_timestamp_seconds",

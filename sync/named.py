@@ -111,9 +111,9 @@ class Named:
     async def load(self, zones: Iterable[Key], conf: bool = True, many: bool = False) -> list[Key]:
         """Have named read these zones; conf: its configuration before; many: that, and every zone with a newer file.
 
-        named resolved relative paths when it read its configuration last: where these lead elsewhere now, `conf` is
-        needed even if it says the same. Returns the zones that named passed over because their files seem older than
-        what it has loaded.
+        `conf` takes named a while that grows with its zones, so it is for a configuration that has changed; or whose
+        relative paths lead elsewhere now, for these named resolved when it read it last. Returns the zones that named
+        passed over because their files seem older than what it has loaded.
         """
         keys = list(zones)
         if self.config.reload == "hup":

@@ -13,6 +13,11 @@ TOLD = 5                            # zones named in one line
 LEAST_BETWEEN = 1.0                 # seconds between two pulls that find nothing new, or that failed
 FIRST_RETRY = 1.0                   # seconds; doubled up to `poll`
 
+# How a pull ends, and why a message is not obeyed: words of the log and of the metrics.
+OUTCOMES = ("new", "nothing new", "unreachable", "disk", "partial", "manifest", "old", "suspicious", "damaged", "zones",
+            "named", "conf", "bad", "busy")
+REASONS = ("malformed", "unsigned", "wrong key", "wrong signature", "wrong time", "replayed", "unexpected")
+
 
 class Changes(NamedTuple):
     """Zones by what happened to them; conf: the configuration itself changed. fetch: paths with content we lack."""

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ import dns.exception
 import dns.query
 import dns.tsig
 
+from balancer.component import write_durably
 from balancer.errors import Ns7Error
 from balancer.namedconf import ConfError
 from sync import notify
@@ -28,7 +29,7 @@ from sync.namedconf import TREE, Layout, count_records, layout
 from sync.namedconf import Zone as Described
 from sync.plan import Changes, Key, Lag, changes, doubts, names, silent
 from sync.programs import ProgramError
-from sync.store import Busy, Store, write
+from sync.store import Busy, Store
 
 if TYPE_CHECKING:
     from balancer.config import Endpoint
@@ -64,13 +65,32 @@ class Publisher:
         self.config, self._secret, self._store = config, secret, store
         self._lock = asyncio.Lock()
         self._next: dict[tuple[bool, bool], asyncio.Task[dict[str, Any]]] = {}
+        # Of thousands of zones these take long to read, and as a rule they have not changed since.
+        self._parsed: tuple[bytes, Manifest] = b"", EMPTY
+        self._layout: tuple[str, Layout] | None = None
+        self._conf: tuple[Layout, frozenset[Key], bytes] | None = None
+        self._pruning: asyncio.Task[None] | None = None
 
     def published(self) -> Manifest:
         """The generation that pullers may copy; an empty one when there is none."""
-        try:
-            return parse(self._store.published() or b"")
-        except ManifestError:           # nothing yet, or damaged: then everything is published anew
-            return EMPTY
+        data = self._store.published() or b""
+        if data != self._parsed[0]:
+            try:
+                self._parsed = data, parse(data)
+            except ManifestError:           # nothing yet, or damaged: then everything is published anew
+                return EMPTY
+        return self._parsed[1]
+
+    def _described(self, text: str) -> Layout:
+        if self._layout is None or self._layout[0] != text:
+            self._layout = text, layout(text, self.config.exclude, self.config.publisher)
+        return self._layout[1]
+
+    def _conf_of(self, found: Layout, zones: Iterable[Key]) -> bytes:
+        chosen = frozenset(zones)
+        if self._conf is None or self._conf[0] is not found or self._conf[1] != chosen:
+            self._conf = found, chosen, found.conf(chosen).encode()
+        return self._conf[2]
 
     def _is_signed(self) -> bool:
         """Whether pullers can read what is published: not after a change of the key."""
@@ -105,10 +125,17 @@ class Publisher:
                 self._store.discard()
             return {"seconds": time.monotonic() - started, "warnings": [], **result}
 
+    async def _prune(self, generation: int) -> None:
+        async with self._lock:
+            with contextlib.suppress(OSError, Busy), self._store.locked():
+                await asyncio.to_thread(self._store.prune, self.config.keep, {generation})
+
     async def rest(self) -> None:
         """Until no refresh runs."""
         async with self._lock:
             pass
+        if self._pruning is not None:
+            await self._pruning
 
     async def preview(self) -> dict[str, Any]:
         """What a refresh would publish."""
@@ -144,8 +171,8 @@ class Publisher:
         await self._load(found, old, new, difference, full, force, warnings)
         data = encode(new, self._secret)
         await asyncio.to_thread(self._adopt, generation, data)
-        with contextlib.suppress(OSError):
-            self._store.prune(self.config.keep, {generation})
+        self._parsed = data, new
+        self._pruning = asyncio.create_task(self._prune(generation))        # nobody waits for that
         warnings += self._mark(found.directory, generation, data)
         return {**result, "ok": True, "generation": generation, "changes": difference.words(),
                 "warnings": warnings[:MOST_TOLD]}
@@ -153,13 +180,13 @@ class Publisher:
     # What there is
 
     async def _draft(self, old: Manifest, full: bool, forced: int) -> tuple[Layout, Manifest, list[str], str]:
-        """The zones as they are now, staged and checked: (configuration, manifest, errors, sha256 of the former).
+        """The zones as they are now, staged and checked: (configuration, manifest, errors, what named must have read).
 
         A zone with an error is in it as it was published last.
         """
         named = Named(self.config)
         text = await named.print_conf()
-        found = layout(text, self.config.exclude, self.config.publisher)
+        found = self._described(text)
         self._store.begin()
         draft = Draft({}, {}, set(), {})
         for zone in await asyncio.to_thread(self._read, found.zones, draft, old):
@@ -172,9 +199,11 @@ class Publisher:
         await self._check(named, found, draft, set(draft.zones) if full else draft.fresh)
         errors = [f"{names([key])}: {why}" for key, why in sorted(draft.errors.items())]
         await asyncio.to_thread(self._fall_back, draft, old)
-        draft.files[CONF] = self._store.put(CONF, found.conf(draft.zones).encode(), 0o644)
+        draft.files[CONF] = self._store.put(CONF, self._conf_of(found, draft.zones), 0o644)
         new = Manifest(0, 0.0, forced or old.forced, "", draft.files, draft.zones)
-        return found, new, errors, sha256(text.encode())
+        # Where `directory` leads elsewhere, named must resolve it anew, though its configuration says the same.
+        where = os.path.realpath(found.directory)
+        return found, new, errors, sha256((text if where == found.directory else f"{text}\n{where}").encode())
 
     def _read(self, zones: tuple[Described, ...], draft: Draft, old: Manifest) -> list[Described]:
         """Take over the zones' files; returns those that include other files, which are not taken yet."""
@@ -188,7 +217,7 @@ class Publisher:
                 continue
             if not data:
                 draft.errors[zone.view, zone.name] = f"{zone.file} is empty"
-            elif zone.text and _INCLUDE.search(data):
+            elif zone.text and b"$include" in data.lower() and _INCLUDE.search(data):
                 including.append(zone)
             else:
                 self._take(zone, data, mode, draft, old)
@@ -270,7 +299,7 @@ class Publisher:
             return []
         path = Path(directory, self.config.marker)
         try:
-            write(path, f"{generation} {sha256(manifest)}\n".encode())
+            write_durably(path, f"{generation} {sha256(manifest)}\n".encode())
         except OSError as error:
             return [f'the marker {path} cannot be written: {error.strerror} (nobody needs it: sync.marker = "")']
         return []

@@ -23,7 +23,7 @@ from sync import programs
 from sync.manifest import CONF, EMPTY, MOST_BYTES, Manifest, ManifestError, decode
 from sync.manifest import parse as parse_manifest
 from sync.named import Named, NamedError, told
-from sync.namedconf import zone_name
+from sync.namedconf import TREE, zone_name
 from sync.plan import RELOAD_EACH, changes, doubts
 from sync.programs import ProgramError
 from sync.publish import listed
@@ -38,12 +38,10 @@ TRIES = 3                   # copies of a generation that is gone before it is w
 # rsync(1), "EXIT VALUES", and 255, which is ssh's.
 UNREACHABLE = frozenset({5, 10, 12, 30, 35, 255})
 DISK, PARTIAL, VANISHED = 11, 23, 24
-OUTCOMES = ("new", "nothing new", "unreachable", "disk", "partial", "manifest", "old", "suspicious", "damaged", "zones",
-            "named", "conf", "bad", "busy")
 
 
 class Failure(Ns7Error):
-    """A pull that did not end in a new generation. label: one of OUTCOMES; again: the reason may pass by itself."""
+    """A pull that did not end in a new generation. label: one of plan.OUTCOMES; again: it may pass by itself."""
 
     def __init__(self, label: str, reason: str, again: bool = True) -> None:
         self.label, self.again = label, again
@@ -56,6 +54,7 @@ class Puller:
     def __init__(self, config: Sync, secret: bytes, store: Store) -> None:
         self.config, self._secret, self._store = config, secret, store
         self._parsed: dict[int, tuple[bytes, Manifest]] = {}
+        self._statements: tuple[str, list[Statement]] = "", []      # of the published configuration with this sha256
         self.seen = 0               # the newest generation that the publisher was found to have
         self._lock = asyncio.Lock()
 
@@ -218,20 +217,21 @@ class Puller:
 
     async def _check(self, old: Manifest, new: Manifest, full: bool) -> None:
         """Load what changed for trial; Failure when anything does not load, or is not what the manifest says of it."""
-        conf = self._store.write_conf(new.generation, self._store.staging / "tree")
         keys = list(new.zones) if full else list(changes(old, new).load)
-        statements = parse(conf.read_text())
+        tree = self._store.staging / "tree"
+        if keys and self._statements[0] != new.files[CONF].sha256:
+            self._statements = new.files[CONF].sha256, parse((tree / CONF).read_text())
         for view in sorted({view for view, _ in keys}):
             chosen = {name for each, name in keys if each == view}
             trial = self._store.staging / "check.conf"
-            trial.write_text(render(_only(statements, view, chosen)))
+            trial.write_text(render(_only(self._statements[1], view, chosen)).replace(TREE, str(tree)))
             checked = await Named(self.config).check_zones(trial)
             trial.unlink()
             for name in sorted(chosen):
                 expected, serial = new.zones[view, name].serial, checked.serials.get(name)
                 if serial != expected:
                     said = "; ".join(checked.failed.get(name, [f"serial {serial}, the manifest says {expected}"]))
-                    await self._reject(new.generation, said.replace(f"{self._store.staging}/tree/", ""))
+                    await self._reject(new.generation, said.replace(f"{tree}/", ""))
 
     async def _reject(self, generation: int, reason: str) -> None:
         """A generation whose copy is exact and that is wrong all the same."""
@@ -305,7 +305,14 @@ class Puller:
         paths = [new.zones[key].path for key in keys]
         named = Named(self.config)
         await asyncio.to_thread(self._store.touch, target, paths)
-        passed = await named.load(keys, many=other <= 0 or len(keys) > RELOAD_EACH)
+        many = other <= 0 or len(keys) > RELOAD_EACH
+        try:
+            passed = await named.load(keys, difference.conf, many)
+        except NamedError:
+            if difference.conf or many:
+                raise
+            # It has not read its configuration since ours came into it.
+            passed = await named.load(keys)
         if passed:
             await asyncio.to_thread(self._store.touch, target, [new.zones[key].path for key in passed])
             await named.load(passed, conf=False)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dns.tsig
 
-from balancer.component import Event, Host, Service
+from balancer.component import WARNING, Event, Host, Service
 from balancer.errors import ControlError, StartError
 from balancer.namedconf import ConfError
 from sync import notify
@@ -59,8 +59,9 @@ class Runner:
         channel = host.channel
         channel.on_config(self._on_config)
         channel.on_stop(self._on_stop)
-        for verb in ("refresh", "pullers", "now", "status", "rollback", "diff"):
-            channel.serve(verb, lambda arguments, verb=verb: self._obey(verb, arguments))  # type: ignore[misc]
+        for verb, state in (("refresh", self._generation), ("now", self._generation), ("rollback", self._generation),
+                            ("pullers", None), ("status", None), ("diff", None)):
+            channel.serve(verb, lambda arguments, verb=verb: self._obey(verb, arguments), state)  # type: ignore[misc]
 
     async def run(self) -> None:
         """Do what this host does, and anew when the configuration has changed."""
@@ -96,7 +97,8 @@ class Runner:
                 return PullRole(self, config, key, store, listen)
             if not told:
                 told = True
-                self.host.log("this host has neither the publisher's nor a puller's address: nothing to do until then")
+                self.host.log(f"{WARNING}this host has neither the publisher's nor a puller's address: nothing to do "
+                              "until then")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), LOOK)
         return None
@@ -106,7 +108,7 @@ class Runner:
             try:
                 load_key(config)
             except StartError as error:
-                self.host.log(f"the running settings stay: {error}")
+                self.host.log(f"{WARNING}the running settings stay: {error}")
                 return
             self.config = config
             self._changed.set()
@@ -129,18 +131,30 @@ class Runner:
                                + (f" ({self.config.publisher})" if verb == "refresh" else ""))
         return await handler(arguments)
 
+    def _generation(self) -> str:
+        return f"generation {self._role.generation if self._role is not None else 0}"
+
     def count(self, what: str) -> None:
         """One more."""
         self.counters[what] += 1
 
     def tell(self, kind: str, subject: str, before: str, after: str, reason: str) -> None:
-        """An event, and a line in the log."""
-        self.host.log(f"{kind} {subject} is {after}: {reason}" if reason else f"{kind} {subject} is {after}")
+        """An event."""
         self.host.channel.emit(Event(time.time(), kind, subject, before, after, reason[:500]))
 
     def publish(self, facts: Mapping[str, Any]) -> None:
         """Leave the state with the supervisor."""
-        self.host.channel.publish({**facts, "counters": dict(self.counters), "last_success": self.last_success})
+        self.host.channel.publish({**facts, "counters": dict(self.counters), "last_success": self.last_success,
+                                   "summary": self._summary(facts)})
+
+    def _summary(self, facts: Mapping[str, Any]) -> list[str]:
+        what = "publishes" if facts["role"] == "publish" else "pulls"
+        last = f", last success {moment(self.last_success)}" if self.last_success else ""
+        reason = f": {facts['reason']}" if facts["reason"] else ""
+        lines = [f"{what}, generation {facts['generation']}, {facts['zones']} zones, {facts['state']}{reason}{last}"]
+        return lines + [f"puller {each['puller']} {each['state']}, generation {each['generation']}"
+                        + (f", behind for {each['behind']:.0f} s" if each["behind"] else "")
+                        for each in facts["pullers"]]
 
 
 class PublishRole:
@@ -163,6 +177,11 @@ class PublishRole:
                 await self._pullers.notify(self._manifest.generation, behind=True)
             self._show()
             await asyncio.sleep(min(WATCH, self._config.max_lag / 2))
+
+    @property
+    def generation(self) -> int:
+        """The one that is published; 0: none yet."""
+        return self._manifest.generation
 
     async def rest(self) -> None:
         """Until no refresh runs."""
@@ -252,6 +271,11 @@ class PullRole:
         finally:
             transport.close()
 
+    @property
+    def generation(self) -> int:
+        """The one that is served; 0: none yet."""
+        return self._manifest.generation
+
     async def rest(self) -> None:
         """Until no pull runs."""
         await self._puller.rest()
@@ -265,7 +289,8 @@ class PullRole:
             except OSError as error:
                 if not told:
                     told = True
-                    self._runner.host.log(f"cannot listen for NOTIFY on {self._listen}, trying again: {error.strerror}")
+                    self._runner.host.log(f"{WARNING}cannot listen for NOTIFY on {self._listen}, trying again: "
+                                          f"{error.strerror}")
                 await asyncio.sleep(LOOK)
             else:
                 self._runner.host.log(f"pulls from {self._config.from_where}, hears NOTIFY on {self._listen}")
@@ -279,18 +304,15 @@ class PullRole:
             self._runner.count(f"refused/{error}")
             line = self._guard.news(self._clock())
             if line:
-                self._runner.host.log(line)
+                self._runner.host.log(f"{WARNING}{line}")
             return None
         if message.generation is not None:
             self._runner.count("notifies")
             self._pulls.notified(message.generation > self._puller.seen, self._clock())
             self._puller.seen = max(self._puller.seen, message.generation)
             self._news.set()
-        return notify.reply(message, {"generation": self._served(), "state": self._state,
+        return notify.reply(message, {"generation": self.generation, "state": self._state,
                                       "reason": self._reason[:REASON], "failed": self._failed})
-
-    def _served(self) -> int:
-        return self._manifest.generation
 
     async def _pull(self, full: bool, force: bool) -> dict[str, Any]:
         self._pulls.started(self._clock())
@@ -315,7 +337,7 @@ class PullRole:
         self._reason = ""
         # Told after each change, and once at start: an alert of an earlier run may be open.
         if words != "nothing new" or was != "current":
-            self._runner.tell("sync", "pull", was, "current", f"generation {self._served()}: {words}")
+            self._runner.tell("sync", "pull", was, "current", f"generation {self.generation}: {words}")
 
     def _note_failure(self, failure: Failure) -> None:
         self._runner.count(f"pulls/{failure.label}")
@@ -330,12 +352,12 @@ class PullRole:
             return
         self._untold = False
         if failure.label == "bad":          # told when it became so
-            self._runner.host.log(reason)
+            self._runner.host.log(f"{WARNING}{reason}")
         else:
             self._runner.tell("sync", "pull", was, "failed", reason)
 
     def _status(self) -> dict[str, Any]:
-        return {"role": "pull", "generation": self._served(), "zones": len(self._manifest.zones),
+        return {"role": "pull", "generation": self.generation, "zones": len(self._manifest.zones),
                 "time": self._manifest.time, "state": self._state, "reason": self._reason, "pullers": [],
                 "seen": self._puller.seen}
 
@@ -389,6 +411,11 @@ class Listener(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         """An ICMP error of an answer: who asked has gone."""
+
+
+def moment(at: float) -> str:
+    """Seconds since 1970 for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def load_key(config: Sync) -> dns.tsig.Key:

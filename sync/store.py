@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from balancer.component import sync_folder, write_durably
 from balancer.errors import Ns7Error, StartError
 from sync.manifest import CONF, MOST_BYTES, File, Manifest, sha256
 from sync.namedconf import TREE
@@ -184,7 +185,7 @@ class Store:
         target = self._folder(generation)
         shutil.rmtree(target, ignore_errors=True)       # of a run that died before it was of any use
         self.staging.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def discard(self) -> None:
         """Throw the staging area away."""
@@ -196,11 +197,11 @@ class Store:
         link.unlink(missing_ok=True)
         link.symlink_to(f"generations/{generation}")
         link.rename(self.current_path)
-        _sync_folder(self.root)
+        sync_folder(self.root)
 
     def publish(self, manifest: bytes) -> None:
         """Pullers may copy this from now on."""
-        write(self.root / "manifest", manifest)
+        write_durably(self.root / "manifest", manifest)
 
     def touch(self, generation: int, paths: Iterable[str]) -> None:
         """Make these files newer than anything: named passes over what seems older than what it has loaded."""
@@ -211,7 +212,7 @@ class Store:
     def back_up(self, generation: int, file: str) -> None:
         """Keep a copy of the file that named is started with."""
         with contextlib.suppress(OSError):
-            write(self._folder(generation) / "host.conf", Path(file).read_bytes())
+            write_durably(self._folder(generation) / "host.conf", Path(file).read_bytes())
 
     def prune(self, keep: int, needed: set[int]) -> None:
         """Remove the oldest generations but for `keep` and those that are needed."""
@@ -242,7 +243,7 @@ class Store:
         """Remember this; bad generations are forgotten with the oldest one that is kept."""
         least = min([state.served, *(each for each in self.generations() if each)])
         bad = {number: why for number, why in state.bad.items() if number >= least}
-        write(self.root / "state", json.dumps({**state._asdict(), "bad": bad}).encode())
+        write_durably(self.root / "state", json.dumps({**state._asdict(), "bad": bad}).encode())
 
     def _sync(self) -> None:
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
@@ -262,30 +263,6 @@ def head(generation: int) -> str:
 def sentinel(generation: int) -> str:
     """The name of the access list that marks a generation."""
     return f"ns7-generation-{generation}"
-
-
-def write(path: Path, data: bytes) -> None:
-    """Put `data` there in one step and for good; OSError when that cannot be, and then nothing has changed."""
-    part = path.with_name(f"{path.name}.new")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _verify(path: Path, file: File) -> str:

@@ -6,14 +6,16 @@ What takes long for many servers is built in a thread, so that other pages and t
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 
-from balancer.admin import metrics
-from balancer.admin.events import Events
-from balancer.admin.replies import HEADERS, json_bytes, problem, reply
+from balancer.admin import metrics, page
+from balancer.admin.events import MOST_EVENTS, Events
+from balancer.admin.overview import Overview
+from balancer.admin.replies import HEADERS, accepts_gzip, json_bytes, problem, reply
 from balancer.admin.snapshots import Snapshots
 from balancer.table.view import TableView
 
@@ -46,15 +48,19 @@ class Shared(Generic[T]):
 class Pages:
     """Answers GET and HEAD; anything else, and any path that is not one of these, is a problem told as JSON."""
 
-    def __init__(self, table: TableView, snapshots: Snapshots, events: Events) -> None:
-        self._table, self._snapshots, self._events = table, snapshots, events
+    def __init__(self, table: TableView, snapshots: Snapshots, events: Events, overview: Overview) -> None:
+        self._table, self._snapshots, self._events, self._overview = table, snapshots, events, overview
         self._streams = 0
         self._status = Shared(lambda: json_bytes(self.status()))
         self._obstacles = Shared(self.obstacles)
         self._metrics = Shared(metrics.TableCollector(table.services, snapshots).text)
+        self._hour = Shared(overview.hour)
+        self._files = page.load()
         self._pages: dict[str, Page] = {
+            **dict.fromkeys(self._files, self._file_page),
             "/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics_page,
             "/api/v1/status": self._status_page, "/api/v1/events": self._events_page,
+            "/api/v1/overview": self._overview_page, "/api/v1/history": self._history_page,
         }
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -94,16 +100,38 @@ class Pages:
     async def _metrics_page(self, request: web.BaseRequest) -> web.StreamResponse:
         return reply(await self._metrics.get(), metrics.CONTENT_TYPE)
 
+    async def _overview_page(self, request: web.BaseRequest) -> web.StreamResponse:
+        return reply(await self._overview.get(), "application/json")
+
+    async def _history_page(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await self._hour.get()
+        headers = {"Vary": "Accept-Encoding"}
+        if accepts_gzip(request):
+            body = await asyncio.to_thread(gzip.compress, body, 6)
+            headers["Content-Encoding"] = "gzip"
+        return reply(body, "application/json", headers=headers)
+
+    async def _file_page(self, request: web.BaseRequest) -> web.StreamResponse:
+        return self._files[request.path].reply(request)
+
     async def _events_page(self, request: web.BaseRequest) -> web.StreamResponse:
+        after, last = request.headers.get("Last-Event-ID"), request.query.get("last", str(MOST_EVENTS))
+        if not (last.isascii() and last.isdecimal() and int(last[:9]) <= MOST_EVENTS):
+            return problem(400, f"last must be 0 to {MOST_EVENTS}")
+        if request.headers.get("Accept", "") == "application/json":
+            return reply(self._events.newest(after, int(last)), "application/json", headers={"Vary": "Accept"})
         if self._streams >= MOST_STREAMS:
             return problem(503, f"{MOST_STREAMS} clients follow the events already", **{"Retry-After": "10"})
-        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream", "Vary": "Accept"})
         if request.method == "HEAD":
             return response
+        overview = "overview" in request.query
+        if overview:
+            self._overview.follow()
         self._streams += 1
         try:
             await response.prepare(request)
-            await self._events.stream(request, response)
+            await self._events.stream(request, response, after, int(last), overview)
         finally:
             self._streams -= 1
         return response

@@ -1,18 +1,20 @@
 """The metrics of the table and of what processes publish, for Prometheus. Runs in the admin process, in a thread.
 
-One line of `SERVICE` or `SERVER` is one metric. Label values are names of the configuration, protocols, rcodes and
-reasons: their number is bounded. At rest queries = answers + dropped + timeouts + in flight.
+One line of `SERVICE`, `SERVER` or `HOST` is one metric. Label values are names of the configuration, protocols, rcodes,
+states and reasons: their number is bounded. At rest queries = answers + dropped + timeouts + in flight.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from balancer import __version__
 from balancer.admin.snapshots import Snapshots
@@ -48,6 +50,20 @@ def _up(view: View) -> Values:
     return {(): well and view["state"] != "suspected"}
 
 
+def _ignored(view: View) -> Values:
+    return {(reason,): count + view["tcp"]["ignored"][reason] for reason, count in view["ignored"].items()}
+
+
+def _probes(view: View) -> Values:
+    return {(proto,): found["latency"] for proto, found in view["health"].items() if found["latency"] is not None}
+
+
+def _drops(facts: View) -> Values:
+    return {(service, address): count for service, told in facts.get("socket_drops", {}).items()
+            for address, count in told.items()}
+
+
+STATES = ("up", "suspected", "degraded", "down", "drained")
 COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
 
 SERVICE = (
@@ -81,6 +97,12 @@ SERVER = (
          "Queries sent here because another server did not take them."),
     Line("ns7_server_refusals_total", COUNTER, ("proto",), _both("refusals", "failures"),
          "Queries refused by the server's host or network."),
+    Line("ns7_server_ignored_total", COUNTER, ("reason",), _ignored,
+         "Messages from the server's address that answered nothing in flight."),
+    Line("ns7_server_sent_bytes_total", COUNTER, ("proto",), _both("bytes_out"),
+         "Bytes of DNS messages sent to the server."),
+    Line("ns7_server_received_bytes_total", COUNTER, ("proto",), _both("bytes_in"),
+         "Bytes of answers received from the server."),
     Line("ns7_server_inflight", GAUGE, ("proto",),
          lambda view: {("udp",): view["inflight"] - view["tcp"]["inflight"], ("tcp",): view["tcp"]["inflight"]},
          "Queries the server has not answered yet."),
@@ -90,7 +112,34 @@ SERVER = (
          "Whether the server counts as alive over UDP and TCP; a drained one may."),
     Line("ns7_server_weight", GAUGE, (), lambda view: {(): view["weight"]},
          "The server's share of the queries; 0 is drained."),
+    Line("ns7_server_state", GAUGE, ("state",),
+         lambda view: {(state,): view["state"] == state for state in STATES},
+         "1 for the state that the server is in, else 0."),
+    Line("ns7_server_probe_latency_seconds", GAUGE, ("proto",), _probes,
+         "How long the newest probe that was answered took."),
 )
+
+# Of the supervisor's facts, with what the alert process published as "alert".
+HOST = (
+    Line("ns7_socket_drops_total", COUNTER, ("service", "listen"), _drops,
+         "Datagrams that the kernel dropped at full listening buffers."),
+    Line("ns7_worker_restarts_total", COUNTER, (), lambda facts: {(): facts.get("worker_restarts", 0)},
+         "Worker processes replaced since the start."),
+    Line("ns7_workers", GAUGE, (), lambda facts: {(): len(facts.get("workers", ()))}, "Worker processes."),
+    Line("ns7_ready", GAUGE, (), lambda facts: {(): facts.get("ready", False)}, "Whether all workers are listening."),
+    Line("ns7_process_up", GAUGE, ("process",),
+         lambda facts: {(name,): process["running"] for name, process in facts.get("processes", {}).items()},
+         "Whether a process beside the workers is at work."),
+    Line("ns7_live_changes", GAUGE, (), lambda facts: {(): len(facts.get("live", ()))},
+         "Live changes of operators that hold beside the file."),
+    Line("ns7_alerts_open", GAUGE, (), lambda facts: {(): facts["alert"].get("open_total", 0)}, "Open alerts."),
+    Line("ns7_alert_messages_waiting", GAUGE, (),
+         lambda facts: {(): sum(queue["waiting"] for queue in facts["alert"].get("queues", ()))},
+         "Messages that could not be told yet, all recipients together."),
+    Line("ns7_build_info", GAUGE, ("version",), lambda facts: {(__version__,): 1}, "The running version; always 1."),
+)
+
+SIMPLE = ("counter", "gauge", "histogram")
 
 LATENCY = ("ns7_server_latency_seconds", "Time from sending a query to the server until its answer.")
 
@@ -113,22 +162,45 @@ class TableCollector(Collector):
             for proto, told in (("udp", server["latency"]), ("tcp", server["tcp"]["latency"])):
                 latency.add_metric((*names, proto), list(told["buckets"].items()), told["sum"])
         yield latency
-        drops = CounterMetricFamily("ns7_socket_drops_total", "Datagrams that the kernel dropped at full listening "
-                                    "buffers.", labels=("service", "listen"))
-        for service, addresses in self._snapshots.supervisor.get("socket_drops", {}).items():
-            for address, count in addresses.items():
-                drops.add_metric((service, address), count)
-        yield drops
-        yield CounterMetricFamily("ns7_worker_restarts_total", "Worker processes replaced since the start.",
-                                  value=self._snapshots.supervisor.get("worker_restarts", 0))
-        build = GaugeMetricFamily("ns7_build_info", "The running version; always 1.", labels=("version",))
-        build.add_metric((__version__,), 1)
-        yield build
+        facts = {**self._snapshots.supervisor, "alert": self._snapshots.latest("alert")}
+        yield from (_family(line, (), [((), facts)]) for line in HOST)
         yield from self._snapshots.metrics()
 
     def text(self) -> bytes:
         """All of it in Prometheus's text format."""
-        return generate_latest(self)
+        return encode(self.collect())
+
+
+def encode(metrics: Iterable[Metric]) -> bytes:
+    """As `generate_latest` does it (text format, version 0.0.4), in a third of its time: names were checked already."""
+    lines = []
+    for metric in metrics:
+        if metric.type not in SIMPLE:
+            lines.append(generate_latest(_One(metric)).decode())
+            continue
+        name = metric.name + "_total" * (metric.type == "counter")
+        text = metric.documentation.replace("\\", "\\\\").replace("\n", "\\n")
+        lines.append(f"# HELP {name} {text}\n# TYPE {name} {metric.type}\n")
+        for sample in metric.samples:
+            labels = ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(sample.labels.items())])
+            named = f"{sample.name}{{{labels}}}" if labels else sample.name
+            lines.append(f"{named} {floatToGoString(sample.value)}\n")    # type: ignore[no-untyped-call]
+    return "".join(lines).encode()
+
+
+class _One(Collector):
+    """A single metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
+
+
+@lru_cache(10_000)
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
 def _family(line: Line, labels: tuple[str, ...], views: Iterable[tuple[tuple[str, ...], View]]) -> Metric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -20,15 +21,21 @@ HEADERS = {
 }
 
 
-def reply(body: bytes, content_type: str, status: int = 200, **headers: str) -> web.Response:
+def reply(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A whole response."""
-    return web.Response(body=body, status=status, headers={**HEADERS, "Content-Type": content_type, **headers})
+    return web.Response(body=body, status=status, headers={**HEADERS, "Content-Type": content_type, **(headers or {})})
 
 
 def problem(status: int, detail: str, **headers: str) -> web.Response:
     """An error, RFC 9457."""
     told = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return reply(json_bytes(told), "application/problem+json", status, **headers)
+    return reply(json_bytes(told), "application/problem+json", status, headers)
+
+
+def accepts_gzip(request: web.BaseRequest) -> bool:
+    """Whether the client says that it takes gzip; weights, which no browser gives, are not read."""
+    codings = (coding.strip().lower() for coding in request.headers.get("Accept-Encoding", "").split(","))
+    return "gzip" in codings
 
 
 def cut(request: web.BaseRequest) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from balancer.admin.connections import Connections
 from balancer.admin.events import Events
 from balancer.admin.http import Pages
+from balancer.admin.overview import Overview
 from balancer.admin.snapshots import Snapshots
-from balancer.component import Host, Service, components
+from balancer.component import WARNING, Host, Service, components
 from balancer.config import Admin, Endpoint
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0     # seconds
 STOP_GRACE = 1.0                        # seconds that running answers may take at the end
+SEND_BUFFER = 256 << 10                 # bytes that the kernel keeps for a client that does not read
+DEAF = 20_000                           # milliseconds that a client may take nothing of them
 
 
 def bound(address: Endpoint) -> socket.socket:
@@ -22,6 +26,8 @@ def bound(address: Endpoint) -> socket.socket:
     one = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)            # its connections inherit both
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAF)
         if one.family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind((address.host, address.port))
@@ -62,7 +68,7 @@ class Listeners:
             except OSError as error:
                 reason = error.strerror or str(error)
                 if reason != told:
-                    self._log(f"cannot listen on {address}/tcp: {reason}, trying again")
+                    self._log(f"{WARNING}cannot listen on {address}/tcp: {reason}, trying again")
                     told = reason
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY)
@@ -77,8 +83,13 @@ async def main(host: Host) -> None:
     stopped = asyncio.Event()
     snapshots = Snapshots(components().values(), host.log)
     events = Events()
-    connections = Connections(Pages(host.table, snapshots, events).answer)
+    overview = Overview(host.table, snapshots, events, host.channel.publish, host.snapshot, host.log)
+    connections = Connections(Pages(host.table, snapshots, events, overview).answer)
     listeners = Listeners(connections, host.log)
+
+    def on_hand_over() -> Mapping[str, Any]:
+        stopped.set()
+        return overview.export()
 
     def on_config(section: Admin | None, _: tuple[Service, ...] = ()) -> None:
         config = section or Admin()
@@ -90,7 +101,12 @@ async def main(host: Host) -> None:
     host.channel.on_event(events.add)
     host.channel.on_snapshot(snapshots.on_snapshot)
     host.channel.on_stop(stopped.set)
-    await stopped.wait()
+    host.channel.on_hand_over(on_hand_over)
+    looking, stopping = asyncio.create_task(overview.run()), asyncio.create_task(stopped.wait())
+    await asyncio.wait([looking, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if looking.done():
+        looking.result()
+    looking.cancel()
     listeners.apply(())
     events.close()
     await connections.close(STOP_GRACE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from balancer.component import Component, resolve
+from balancer.component import WARNING, Component, resolve
 
 
 class Snapshots:
@@ -30,6 +30,10 @@ class Snapshots:
         else:
             self.supervisor = snapshot
 
+    def latest(self, name: str) -> Mapping[str, Any]:
+        """What a process published last; {} when it has not."""
+        return self._latest.get(name, {})
+
     def status(self) -> dict[str, Any]:
         """By component, what its status function says; what it published, where it has none."""
         return self._shown(self._status, dict)
@@ -49,5 +53,5 @@ class Snapshots:
                 failure = f"{name}: {function} failed: {error!r}"
                 if failure not in self._failures:
                     self._failures.add(failure)
-                    self._log(failure)
+                    self._log(f"{WARNING}{failure}")
         return shown

@@ -23,6 +23,7 @@ from aiosmtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused, SMTP
 from balancer.alert import word
 from balancer.alert.group import Notice
 from balancer.alert.spool import Spool
+from balancer.component import WARNING
 from balancer.errors import Ns7Error
 
 if TYPE_CHECKING:
@@ -190,12 +191,12 @@ class Courier:
             self._wait = min(max(FIRST_WAIT, 2 * self._wait), MOST_WAIT)
             if self.error != str(error):
                 self.error = str(error)
-                self._log(f"{self.name}: cannot be told now, kept and tried again: {error}")
+                self._log(f"{WARNING}{self.name}: cannot be told now, kept and tried again: {error}")
             return
         except Refused as error:
             self.counts["refused"] += 1
             self.error = str(error)
-            self._log(f"{self.name}: refused for good: {error}")
+            self._log(f"{WARNING}{self.name}: refused for good: {error}")
             self.spool.set_aside(name)
         else:
             self.counts["sent"] += 1

@@ -11,17 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from balancer.component import Event
+from balancer.component import AUDIT, BAD, GOOD, QUIET, Event
 
 # What a piece of news is.
 EVERY_WHAT = PROBLEM, RECOVERY, CHANGE, REMINDER, FLAPPING, CALM, TEST = (
     "problem", "recovery", "change", "reminder", "flapping", "calm", "test")
-
-# What the state after an event says about its subject. A state in neither list is remarkable and neither good nor bad.
-BAD = frozenset({"dead", "degraded", "differs", "down", "exhausted", "expired", "failed", "fault", "hung", "lost",
-                 "missing", "open", "refused", "restarting", "stale", "taken", "unreachable"})
-QUIET = frozenset({"behind", "suspected"})       # shown, and nobody is told: it may be nothing
-GOOD = frozenset({"applied", "closed", "current", "free", "fresh", "ok", "present", "ready", "running", "same", "up"})
 
 # A subject is fine or has an open alert. An event moves it so, and is told as:
 #
@@ -156,6 +150,8 @@ class Book:
             if event.id <= self.last_event:
                 return
             self.last_event = event.id
+        if event.kind == AUDIT:
+            return
         time = event.time if 0 <= event.time < 1e11 else 0.0
         kind, subject, before, after = event.kind[:40], event.subject[:200], event.before[:40], event.after[:40]
         reason, key = event.reason[:500], (kind, subject)

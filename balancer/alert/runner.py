@@ -22,19 +22,20 @@ from typing import Any
 
 from balancer.alert import deliver, word
 from balancer.alert.deliver import Courier
-from balancer.alert.group import TEST, Book, Item, Limits, Notice, listing
+from balancer.alert.group import TEST, Alert, Book, Item, Limits, Notice, listing
 from balancer.alert.spool import read, write
-from balancer.component import STANDBY, Event, Host, Service
+from balancer.component import STANDBY, WARNING, Event, Host, Service
 from balancer.errors import ControlError
 
 TEST_PATIENCE = 8.0         # less than the command waits for its answer
 STOP_GRACE = 2.0            # for what can be delivered before the end
 LISTED, PUBLISHED = 40_000, 200_000     # bytes of open alerts in an answer, in a snapshot
+SUMMED = 5                  # open alerts in the summary
 COMMAND = "command"
 MAILS = {"sent": "mails_sent", "deferred": "mails_deferred", "refused": "mails_refused"}
 RUNS = {"sent": "commands_run", "refused": "commands_failed"}
 # What is said of these holds for one run of ns7; the next one begins anew.
-OF_ONE_RUN = ("component", "config", "service", "worker")
+OF_ONE_RUN = ("component", "config", "service", "upgrade", "worker")
 
 
 async def main(host: Host) -> None:
@@ -69,7 +70,7 @@ class Runner:
         channel.on_config(self._on_config)
         channel.on_stop(self._on_stop)
         channel.serve("test", self._test)
-        channel.serve("ack", self._ack)
+        channel.serve("ack", self._ack, self._unacked)
         channel.serve("list", lambda _: self._snapshot(LISTED))
 
     async def run(self) -> None:
@@ -136,6 +137,9 @@ class Runner:
         errors = await asyncio.gather(*(_try(send(notice, 0)) for send in targets.values()))
         return [{"target": name, "ok": not error, "error": error} for name, error in zip(targets, errors, strict=True)]
 
+    def _unacked(self) -> str:
+        return f"{sum(not alert.acked for alert in self._book.open())} alerts to be told again"
+
     def _ack(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         which = str(arguments.get("alert", ""))
         found = self._book.ack(which)
@@ -184,7 +188,7 @@ class Runner:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            self._host.log(f"the open alerts of before are lost: {error}")
+            self._host.log(f"{WARNING}the open alerts of before are lost: {error}")
         return Book(limits)
 
     def _save(self) -> None:
@@ -192,7 +196,7 @@ class Runner:
             write(self._state / "alerts", json.dumps(self._book.export(self._host.clock())).encode())
         except OSError as error:
             if not self._unsaved:
-                self._host.log(f"alerts cannot be saved, they would not survive a restart: {error}")
+                self._host.log(f"{WARNING}alerts cannot be saved, they would not survive a restart: {error}")
             self._unsaved = True
         else:
             self._heard = self._unsaved = False
@@ -217,9 +221,15 @@ class Runner:
         couriers = [courier for courier, _ in self._couriers.values()]
         counters = sum((self._count(courier) for courier in couriers), self._past)
         return {"last_event": self._last_saved, "open": listing(alerts, most_bytes), "open_total": len(alerts),
+                "summary": [_summed(alert) for alert in alerts[-SUMMED:]],
                 "counters": dict(counters),
                 "queues": [{"target": courier.name, "waiting": len(courier.spool), "error": courier.error}
                            for courier in couriers]}
+
+
+def _summed(alert: Alert) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(alert.since))
+    return f"{alert.kind} {alert.subject} {alert.state} since {since}{', acknowledged' if alert.acked else ''}"
 
 
 def _limits(config: Any) -> Limits:

@@ -8,10 +8,11 @@ and the next message says how many. Where the disk takes nothing, messages wait 
 from __future__ import annotations
 
 import contextlib
-import os
 import zlib
 from bisect import insort
 from pathlib import Path
+
+from balancer.durable import PART, write_durably
 
 MOST_MESSAGES = 1000
 MOST_BYTES = 16 << 20
@@ -19,23 +20,8 @@ MOST_ASIDE = 100
 
 
 def write(path: Path, data: bytes) -> None:
-    """Put `data` there, in one step and for good; OSError when that cannot be, and then nothing has changed."""
-    part = path.with_suffix(".tmp")
-    try:
-        with part.open("wb") as stream:
-            stream.write(b"%08x\n%b" % (zlib.crc32(data), data))
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Put `data` there with a check sum, whole or not at all; OSError when that cannot be."""
+    write_durably(path, b"%08x\n%b" % (zlib.crc32(data), data))
 
 
 def read(path: Path) -> bytes:
@@ -64,7 +50,7 @@ class Spool:
         with contextlib.suppress(OSError, ValueError):
             self.dropped = int(read(folder / "dropped"))
         for path in folder.glob("*.*"):
-            if path.suffix == ".tmp":
+            if path.suffix == PART:
                 path.unlink(missing_ok=True)
             else:
                 self._bytes[path.name] = path.stat().st_size

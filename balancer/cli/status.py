@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +23,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     for verb, text, function in (("status", "show services, servers and counters", status),
                                  ("reload", "apply the changed configuration file", reload),
                                  ("upgrade", "let the program as it is installed now take over", upgrade),
-                                 ("stop", "answer what is in flight, then end", stop)):
+                                 ("stop", "let go of the virtual address, answer what is in flight, end", stop)):
         command = commands.add_parser(verb, help=text)
         if function is status:
             command.add_argument("--rate", action="store_true", help="per second, over one second")
@@ -142,8 +145,9 @@ def percentile(buckets: dict[str, int], before: dict[str, int], part: float) -> 
 def table(state: dict[str, Any], change: Change | None = None) -> list[str]:
     """The state as lines, readable to who knows `ipvsadm -Ln --stats`, with a change `--rate`."""
     columns = RATES if change else TOTALS
-    lines = [f"ns7 {state['version']} on {state['node']}, up {_age(state['uptime'])}, {len(state['workers'])} workers, "
-             f"generation {state['generation']}",
+    lines = [f"ns7 {state['version']} on {state['node']} ({state['standing']}), up {_age(state['uptime'])}, "
+             f"{len(state['workers'])} workers, generation {state['generation']}"
+             + ("" if state["ready"] else ", NOT READY: not all workers are listening"),
              "Prot LocalAddress:Port Scheduler",
              f"  -> {'RemoteAddress:Port':22} {'Name':10} {'State':8} {'Weight':>6} {'InFlight':>8} "
              + " ".join(f"{heading:>{width}}" for heading, width, _ in columns)]
@@ -155,7 +159,8 @@ def table(state: dict[str, Any], change: Change | None = None) -> list[str]:
             lines += _reasons("dropped", counters["dropped"])
             lines += _reasons("closed", counters.get("closed", {}))
     lines += [f"changed: {one['service']}/{one['server']} {told(one)}" for one in state["live"]]
-    return lines + _health(state["services"])
+    lines += _health(state["services"])
+    return lines + [f"{name}: {line}" for name, summary in state["summaries"].items() for line in summary]
 
 
 def _health(services: list[dict[str, Any]]) -> list[str]:
@@ -272,6 +277,10 @@ def upgrade(arguments: argparse.Namespace) -> int:
 
 
 def stop(arguments: argparse.Namespace) -> int:
-    """Tell the supervisor to end."""
-    request(arguments, "stop")
+    """Tell the supervisor to end, and wait until it has."""
+    pid = request(arguments, "stop")["pid"]
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        select.select([process], [], [])
+        os.close(process)
     return 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Comment, InlineTable, Item, Table, Whitespace
 
 from balancer.config.loading import load
+from balancer.durable import replacing
 from balancer.errors import ControlError
 from balancer.process.live import Change, find_server, find_service, overlaid
 
@@ -39,20 +39,13 @@ def save(path: str, node: str | None, changes: Sequence[Change]) -> None:
             with file.open(encoding="utf-8", newline="") as stream:
                 text = edited(stream.read(), before.node, changes)
             status = file.stat()
-            with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", encoding="utf-8",
-                                             newline="", delete=False) as part:
-                try:
-                    part.write(text)
-                    part.flush()
-                    os.fchmod(part.fileno(), status.st_mode & 0o7777)
-                    os.fchown(part.fileno(), status.st_uid, status.st_gid)
-                    os.fsync(part.fileno())
-                    if load(part.name, node).document != expected:
-                        raise ControlError(f"{path} is not written: it cannot be edited without altering anything else")
-                    Path(part.name).replace(file)
-                except BaseException:
-                    Path(part.name).unlink()
-                    raise
+            with replacing(file) as part:
+                os.fchmod(part.fileno(), status.st_mode & 0o7777)
+                os.fchown(part.fileno(), status.st_uid, status.st_gid)
+                part.write(text.encode())
+                part.flush()
+                if load(part.name, node).document != expected:
+                    raise ControlError(f"{path} is not written: it cannot be edited without altering anything else")
         except (OSError, TOMLKitError) as error:
             raise ControlError(f"{path} is not written: {error}") from error
 

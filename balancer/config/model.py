@@ -36,6 +36,7 @@ from balancer.config.values import (
 SERVICES_MAX = 64
 SERVER_STATES = ("auto", "up", "down", "drained")
 WHEN_ALL_DOWN = ("try-all", "servfail", "drop")
+LOG_FORMATS = ("plain", "json")
 RETRY_RCODES = {"FORMERR": 1, "SERVFAIL": 2, "NXDOMAIN": 3, "NOTIMP": 4, "REFUSED": 5, "NOTAUTH": 9}
 SERVERS_MAX = 256
 ROLES = ("balancer", *sorted(components()))
@@ -170,6 +171,8 @@ class Process(Section):
         description="How long workers that an upgrade or a reload has replaced go on with TCP connections in use.")
     state_dir: Annotated[str, PlainValidator(PATH)] = Field(
         default="/var/lib/ns7", description="Folder for what must survive a restart, such as alerts not yet told.")
+    log: Annotated[str, PlainValidator(choice(*LOG_FORMATS))] = Field(
+        default="plain", description="How lines are written to standard error: plain, or as one JSON object each.")
     udp_buffer: Annotated[int, PlainValidator(size("64KiB", "1GiB"))] = Field(
         default="16MiB", validate_default=True,
         description="Receive and send buffer asked for each UDP socket.")

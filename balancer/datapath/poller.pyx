@@ -31,7 +31,7 @@ from balancer.datapath.syscalls cimport (
 from balancer.schedule.base cimport NO_SERVER
 from balancer.table.layout cimport (
     MAX_SERVERS, MAX_SERVICES, PROTO_TCP, PROTO_UDP, PROTOS, VERDICT_DOWN, VERDICT_UNKNOWN, VERDICT_UP, ConfigService,
-    HealthServer, RowServer, load, load_acquire, store,
+    HealthServer, RowServer, TcpRowServer, load, load_acquire, store,
 )
 from balancer.table.table cimport ConfigTable, Row
 from balancer.table.verdicts cimport Verdicts
@@ -51,6 +51,7 @@ cdef enum:
 IDLE_SWEEP = 0.05                       # seconds between sweeps
 PENDING_SWEEP = 0.01                    # while queries are in flight: second servers are asked that exactly
 BUSY_SWEEP = 0.001                      # while the kernel would not take everything
+TCP_SWEEP_NS = 45_000_000               # between two sweeps over all connections
 RAMP_STEP_NS = 100_000_000              # between two steps of a slow start
 RAMP_SCALE = 64                         # weights are counted in 64ths, always, so that turns keep their length
 RAMP_START = 0.1                        # of its weight is what a server that comes back takes at first
@@ -76,6 +77,7 @@ cdef class DataPath:
     cdef list others
     cdef int epoll
     cdef uint64_t rested_ns             # when the last wake ended
+    cdef uint64_t tcp_swept_ns
     cdef uint64_t ramped_ns             # when a slow start made its last step; 0: none is under way
     cdef set removed                    # (service, slot) to close when nothing is in flight there
     cdef list closed                    # pairs closed since the last `take_closed`
@@ -317,14 +319,18 @@ cdef class DataPath:
         cdef RowServer *row
         cdef Server *server
         cdef int slot
-        cdef uint64_t since, heard
+        cdef TcpRowServer *tcp
+        cdef Relay relay
+        cdef uint64_t since, heard, failed, answered
         cdef bint suspected
         for back in self.active:
             for slot in range(back.used):
                 server = &back.servers[slot]
                 suspected = False
-                since = 0
+                since = failed = 0
                 heard = load(&back.rows[slot].seen_well_ns)
+                relay = <Relay>self.tcp.relays[back.service]
+                answered = load(&relay.rows[slot].answered_ns)
                 for other in self.others:
                     row = &other.server_rows[back.service * MAX_SERVERS + slot]
                     if load(&row.refused_ns) > server.refused_ns:
@@ -334,6 +340,10 @@ cdef class DataPath:
                     if load(&row.suspect_until_ns) > back.now:
                         since = max(since, load(&row.suspect_since_ns))
                     heard = max(heard, load(&row.seen_well_ns))
+                    tcp = &other.tcp_server_rows[back.service * MAX_SERVERS + slot]
+                    failed = max(failed, load(&tcp.failed_ns))
+                    answered = max(answered, load(&tcp.answered_ns))
+                relay.pool.learn(slot, failed, answered)
                 suspected = back.suspend_on and since > heard
                 if suspected != server.suspected_elsewhere:
                     server.suspected_elsewhere = suspected
@@ -491,7 +501,12 @@ cdef class DataPath:
             back.expire()
             busy = busy or back.waiting
         self._obey()
-        self.tcp.sweep()
+        if now - self.tcp_swept_ns >= <uint64_t>TCP_SWEEP_NS:
+            self.tcp_swept_ns = now
+            self.tcp.sweep()
+        else:
+            self.tcp.look()
+        pending = pending or self.tcp.pending()
         store(&self.row.header.heartbeat_ns, now)
         return BUSY_SWEEP if busy else PENDING_SWEEP if pending else IDLE_SWEEP
 

@@ -2,12 +2,14 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from balancer.datapath.retry cimport Trust
 from balancer.datapath.stream cimport Stream, Streams
 from balancer.datapath.syscalls cimport sockaddr_in6
 from balancer.table.layout cimport MAX_SERVERS, TcpRowServer
 
 cdef enum:
     TRANSFERS_KNOWN = 8                 # ids of transfers on one connection; more of them: the oldest is forgotten
+    OWED_KNOWN = 16                     # answers that nobody waits for any more; more of them: it is poisoned
 
 cdef struct Link:                       # one connection toward a server
     Stream stream
@@ -24,6 +26,9 @@ cdef struct Link:                       # one connection toward a server
     int outstanding                     # queries
     int transfers
     uint16_t transfer_ids[TRANSFERS_KNOWN]
+    bint silent                         # a query on it was sent to another server too, and nothing was answered since
+    int owed                            # ids of queries that another server has answered
+    uint16_t owed_ids[OWED_KNOWN]
     uint64_t since_ns                   # connecting since, or idle since
     uint64_t answered_ns                # last answer
 
@@ -37,7 +42,9 @@ cdef struct Target:                     # one server
     sockaddr_in6 source
     Link *oldest                        # idle
     Link *newest
-    uint64_t avoided_until_ns           # it failed lately: others first
+    bint failing                        # it failed, and has not answered since
+    uint64_t avoided_until_ns           # others first
+    Trust trust                         # its times, and its silence; by what goes over TCP alone
 
 cdef bint is_shortage(int number) noexcept nogil
 
@@ -57,5 +64,8 @@ cdef class Pool:
     cdef void _unlist(self, Link *link) noexcept nogil
     cdef void avoid(self, int slot) noexcept nogil
     cdef bint avoided(self, int slot) noexcept nogil
+    cdef void asked(self, int slot) noexcept nogil
+    cdef bint heard(self, int slot) noexcept nogil
+    cdef void learn(self, int slot, uint64_t failed_ns, uint64_t answered_ns) noexcept nogil
     cdef void on_idle_event(self, Link *link) noexcept nogil
     cdef void expire(self, bint everything) noexcept nogil

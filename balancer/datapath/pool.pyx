@@ -3,6 +3,9 @@
 A connection is idle here or held by one client (`take`, `give`); the newest idle one is taken first, so the number
 of warm ones follows the load. An idle connection that says anything is closed: nobody asked. One that its server
 closes is no failure. Per server at most `limit` are open, held and idle together.
+
+A server that fails (it refuses, breaks a connection, or is silent while others answer) is passed over: for AVOIDED_NS
+altogether, then it gets a query each PROBE_NS until it has answered one. All workers learn it from the table.
 """
 
 import socket as _socket
@@ -12,6 +15,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from balancer.datapath.retry cimport Trust, on_answer, on_sent
 from balancer.datapath.stream cimport LINK
 from balancer.datapath.syscalls cimport EPOLLIN, c_close, c_connect, sockaddr, sockaddr_in, sockaddr_in6
 from balancer.datapath.tcp_syscalls cimport (
@@ -22,6 +26,7 @@ from balancer.table.layout cimport IGNORE_UNKNOWN_ID, TcpRowServer, add, load, s
 cdef enum:
     IDLE_NS = 20_000_000_000            # below BIND's own 30 s, so that we are the one who closes
     AVOIDED_NS = 1_000_000_000
+    PROBE_NS = 100_000_000
 
 
 cdef int _write_address(sockaddr_in6 *target, host, int port) except -1:
@@ -54,6 +59,8 @@ cdef class Pool:
         cdef Target *target = &self.targets[slot]
         if not target.present:
             target.avoided_until_ns = 0         # that was another server
+            target.failing = False
+            memset(&target.trust, 0, sizeof(Trust))
         target.address_size = _write_address(&target.address, host, port)
         target.source_size = _write_address(&target.source, source, 0) if source is not None else 0
         target.limit = limit
@@ -165,10 +172,41 @@ cdef class Pool:
         store(&self.rows[link.slot].open, target.open)
 
     cdef void avoid(self, int slot) noexcept nogil:
+        """It has failed."""
+        self.targets[slot].failing = True
         self.targets[slot].avoided_until_ns = self.streams.now + AVOIDED_NS
+        store(&self.rows[slot].failed_ns, self.streams.now)
 
     cdef bint avoided(self, int slot) noexcept nogil:
+        """Whether others come first."""
         return self.streams.now < self.targets[slot].avoided_until_ns
+
+    cdef void asked(self, int slot) noexcept nogil:
+        """A query goes to it."""
+        cdef Target *target = &self.targets[slot]
+        on_sent(&target.trust, self.streams.now)
+        if target.failing and not self.avoided(slot):
+            target.avoided_until_ns = self.streams.now + PROBE_NS
+
+    cdef bint heard(self, int slot) noexcept nogil:
+        """It has answered, whatever it was; True when it had failed."""
+        cdef Target *target = &self.targets[slot]
+        cdef bint failed = target.failing
+        on_answer(&target.trust, self.streams.now)
+        store(&self.rows[slot].answered_ns, self.streams.now)
+        target.failing = False
+        target.avoided_until_ns = 0
+        return failed
+
+    cdef void learn(self, int slot, uint64_t failed_ns, uint64_t answered_ns) noexcept nogil:
+        """When it failed in another worker, and when it last answered in any."""
+        cdef Target *target = &self.targets[slot]
+        if failed_ns > answered_ns and failed_ns + AVOIDED_NS > self.streams.now:
+            target.failing = True
+            target.avoided_until_ns = max(target.avoided_until_ns, failed_ns + AVOIDED_NS)
+        elif target.failing and answered_ns > max(failed_ns, load(&self.rows[slot].failed_ns)):
+            target.failing = False
+            target.avoided_until_ns = 0
 
     cdef void on_idle_event(self, Link *link) noexcept nogil:
         """An idle connection became readable: its server closed it, or speaks unasked. Closed either way."""

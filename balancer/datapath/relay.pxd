@@ -21,7 +21,9 @@ cdef struct Exchange:                   # one query, until it is answered or giv
     Exchange *following
     Client *client
     Link *link                          # it was sent there; NULL: not sent now
+    Link *first                         # it was sent there before, and may still be answered; NULL: it may not
     uint64_t since_ns                   # sent, or waiting, since
+    uint64_t first_ns                   # sent over `first`
     int size                            # of `bytes`
     uint16_t question_end               # in the message, without prefix; 0: none that can be read
     uint16_t id
@@ -121,13 +123,19 @@ cdef class Relay:
     cdef Link *_choose(self, Exchange *exchange, int only, int *reason) noexcept nogil
     cdef bint _send(self, Exchange *exchange, Link *link) noexcept nogil
     cdef void _unsend(self, Exchange *exchange) noexcept nogil
+    cdef void _release(self, Link *link) noexcept nogil
+    cdef void _unsend_first(self, Exchange *exchange) noexcept nogil
+    cdef void _await_first(self, Exchange *exchange) noexcept nogil
+    cdef bint _ask_another(self, Exchange *exchange) noexcept nogil
+    cdef void _rescued(self, Exchange *exchange, Link *link) noexcept nogil
+    cdef void look(self) noexcept nogil
     cdef void _give_up(self, Exchange *exchange, int reason) noexcept nogil
     cdef void _say(self, Client *client, const uint8_t *frame, int size, int end, int rcode) noexcept nogil
     cdef void _forget(self, Exchange *exchange) noexcept nogil
     cdef void on_link(self, Link *link, uint32_t events) noexcept nogil
     cdef void _read_link(self, Link *link) noexcept nogil
     cdef bint _answer(self, Link *link, uint8_t *frame, int size) noexcept nogil
-    cdef bint _doubt(self, Exchange *exchange, int rcode, const uint8_t *frame, int size) noexcept nogil
+    cdef bint _doubt(self, Exchange *exchange, Link *link, int rcode, const uint8_t *frame, int size) noexcept nogil
     cdef void _let_go(self, Link *link) noexcept nogil
     cdef void _detach(self, Link *link) noexcept nogil
     cdef void _lose(self, Link *link) noexcept nogil

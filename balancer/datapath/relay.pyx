@@ -6,8 +6,10 @@ its question, so ids that a client uses twice do no harm. Anything unasked is no
 serves another client. A link that carried AXFR or IXFR stays with its client until either closes, for nobody can
 tell reliably where a transfer ends.
 
-A query is sent to at most two servers: if a link fails or stays silent, its unanswered queries become `orphans` and
-are dispatched anew; then the client is told SERVFAIL and its connection goes on. UPDATE is never sent twice. Nothing
+A query is sent to at most two servers. If a link fails, or is silent for `timeout`, its unanswered queries become
+`orphans` and are dispatched anew; if it is silent for `retry_after`, as over UDP, they are sent to another server too
+(`first` and `link` are then both awaited), and the first answer wins. When both have failed the client is told SERVFAIL
+and its connection goes on. UPDATE is never sent twice, a transfer only when its link fails. Nothing
 recurses: what is due lies in lists that `settle` empties, and each query is sent a bounded number of times.
 
 Client: reading → (limit, bad message, end of its stream: `ending`) → nothing pending → closed, after the client has
@@ -26,11 +28,11 @@ from balancer.datapath.counts cimport Counts
 from balancer.datapath.framing cimport (
     NOT_A_MESSAGE, PREFIX_BYTES, UNFINISHED, frame_size, load_rest,
 )
-from balancer.datapath.pool cimport TRANSFERS_KNOWN, Link, Pool, is_shortage
+from balancer.datapath.pool cimport OWED_KNOWN, TRANSFERS_KNOWN, Link, Pool, Target, is_shortage
 from balancer.datapath.replies cimport (
     RCODE_WIRE_SERVFAIL, belongs_to_primary, is_transfer, only_primary, write_error,
 )
-from balancer.datapath.retry cimport on_query, retry_after, spend
+from balancer.datapath.retry cimport LEAST_AFTER, is_silent, on_query, on_rescue, retry_after, sample, spend
 from balancer.datapath.stream cimport CLIENT, SOME_WAITS, Streams, waiting
 from balancer.datapath.syscalls cimport (
     AF_INET, EPOLLERR, EPOLLIN, EPOLLOUT, c_close, ntohl, sockaddr, sockaddr_in, sockaddr_in6, socklen_t,
@@ -42,7 +44,7 @@ from balancer.datapath.wire cimport (
 )
 from balancer.schedule.base cimport NO_SERVER, Scheduler
 from balancer.table.layout cimport (
-    IGNORE_NOT_RESPONSE, IGNORE_SHORT, IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER,
+    IGNORE_LATE, IGNORE_NOT_RESPONSE, IGNORE_SHORT, IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER,
     TCP_CLOSE_CLIENT, TCP_CLOSE_EVICTED, TCP_CLOSE_FULL, TCP_CLOSE_IDLE, TCP_CLOSE_LIFETIME, TCP_CLOSE_MESSAGE_READS,
     TCP_CLOSE_MESSAGE_TIME, TCP_CLOSE_NO_MEMORY, TCP_CLOSE_NOT_A_MESSAGE, TCP_CLOSE_NOT_ADMITTED,
     TCP_CLOSE_PER_CLIENT, TCP_CLOSE_QUERIES, TCP_CLOSE_RESET, TCP_CLOSE_RESPONSE, TCP_CLOSE_SERVER_LOST,
@@ -311,6 +313,7 @@ cdef class Relay:
         add(&self.row.queries, 1)
         client.queries += 1
         on_query(&self.back.rcode_budget)
+        on_query(&self.back.budget)
         if is_response(message):
             add(&self.row.dropped[<int>TCP_DROP_RESPONSE], 1)
             self._end(client, TCP_CLOSE_RESPONSE)
@@ -393,7 +396,7 @@ cdef class Relay:
         while link != NULL:
             # A query that met a dying connection takes one that has shown to be alive, or is new. A server that may
             # not be chosen any more (drained, removed, suspected) gets no query of a client that never pauses either.
-            if (not link.poisoned and not _tried(exchange, link.slot)
+            if (not link.poisoned and not link.silent and not _tried(exchange, link.slot)
                     and self.scheduler.place[link.slot] != NO_SERVER and (only == NO_SERVER or link.slot == only)
                     and not (exchange.stale and link.reused and link.answered_ns == 0)):
                 return link
@@ -412,9 +415,9 @@ cdef class Relay:
             slot = only if only != NO_SERVER else self.scheduler.pick(client.key, exclude)
             if slot == NO_SERVER:
                 break
-            if only == NO_SERVER and turn == 0 and exchange.tries == 0 and self.pool.avoided(slot):
+            if only == NO_SERVER and turn == 0 and self.pool.avoided(slot):
                 other = self.scheduler.pick(client.key, slot)
-                if other != NO_SERVER and not self.pool.avoided(other):
+                if other != NO_SERVER and not self.pool.avoided(other) and not _tried(exchange, other):
                     slot = other
             link = self.pool.take(slot, fresh)
             if link == NULL and self.pool.starved and self._evict():
@@ -449,6 +452,7 @@ cdef class Relay:
         exchange.since_ns = self.streams.now
         exchange.timed_out = exchange.waits = False
         _enqueue(&self.sent, exchange)
+        self.pool.asked(link.slot)
         link.outstanding += 1
         if exchange.transfer:
             link.married = True
@@ -467,9 +471,19 @@ cdef class Relay:
     cdef void _unsend(self, Exchange *exchange) noexcept nogil:
         """It is not outstanding on its link any more."""
         cdef Link *link = exchange.link
-        cdef TcpRowServer *row = &self.rows[link.slot]
         _dequeue(exchange)
         exchange.link = NULL
+        self._release(link)
+
+    cdef void _unsend_first(self, Exchange *exchange) noexcept nogil:
+        """It is not outstanding on its first link any more."""
+        cdef Link *link = exchange.first
+        exchange.first = NULL
+        self._release(link)
+
+    cdef void _release(self, Link *link) noexcept nogil:
+        """One query less is outstanding there."""
+        cdef TcpRowServer *row = &self.rows[link.slot]
         link.outstanding -= 1
         self.back.scheduler.release(link.slot)
         if self.apart:
@@ -480,6 +494,13 @@ cdef class Relay:
 
     cdef void _give_up(self, Exchange *exchange, int reason) noexcept nogil:
         """No server will answer it: SERVFAIL, or what one said that was not believed."""
+        cdef Link *link
+        if exchange.first != NULL:
+            link = exchange.first
+            link.poisoned = True
+            self._unsend_first(exchange)
+            if link.outstanding == 0 and not link.married:
+                self._let_go(link)
         if exchange.doubted != NULL:
             add(&self.row.answers, 1)
             if self.streams.stage(&exchange.client.stream, exchange.doubted, exchange.doubted_size):
@@ -509,6 +530,7 @@ cdef class Relay:
         """Done with: not in a queue, not its client's any more, freed."""
         global _live
         cdef Client *client = exchange.client
+        check(exchange.first == NULL)
         _dequeue(exchange)
         if exchange.previous != NULL:
             exchange.previous.following = exchange.following
@@ -586,13 +608,22 @@ cdef class Relay:
             link.poisoned = True
             return True
         while exchange != NULL:
-            if exchange.id == id and exchange.link == link:
+            if exchange.id == id and (exchange.link == link or exchange.first == link):
                 same_id = True
                 if answers_question(message, size - PREFIX_BYTES, exchange.bytes + PREFIX_BYTES,
                                     exchange.question_end):
                     break
             exchange = exchange.following
+        link.silent = False
+        if self.pool.heard(link.slot):
+            self.room = True
         if exchange == NULL:
+            for index in range(link.owed):
+                if link.owed_ids[index] == id:
+                    link.owed -= 1
+                    link.owed_ids[index] = link.owed_ids[link.owed]
+                    add(&row.ignored[<int>IGNORE_LATE], 1)
+                    return True
             if link.transferring:
                 for index in range(link.transfers if link.transfers < TRANSFERS_KNOWN else TRANSFERS_KNOWN):
                     if link.transfer_ids[index] == id:
@@ -607,13 +638,15 @@ cdef class Relay:
         rcode = rcode_of(message)
         add(&row.answers[rcode if rcode < <int>RCODE_OTHER else <int>RCODE_OTHER], 1)
         add(&row.bytes_in, size - PREFIX_BYTES)
-        latency = self.streams.now - exchange.since_ns
+        latency = self.streams.now - (exchange.first_ns if link == exchange.first else exchange.since_ns)
         while latency > bounds[bucket]:
             bucket += 1
         add(&row.latency[bucket], 1)
         add(&row.latency_sum_ns, latency)
         link.answered_ns = self.streams.now
-        if self._doubt(exchange, rcode, frame, size):
+        if exchange.tries == 1 and not link.connecting:
+            sample(&self.pool.targets[link.slot].trust, latency)
+        if self._doubt(exchange, link, rcode, frame, size):
             return True
         if not self.streams.stage(&client.stream, frame, size):
             self._close(client, TCP_CLOSE_NO_MEMORY)
@@ -626,14 +659,42 @@ cdef class Relay:
             elif link.transfers == 1:
                 link.married = False            # refused: there is no transfer
                 link.transfers = 0
+        if exchange.first != NULL:
+            self._rescued(exchange, link)
         self._unsend(exchange)
         self._forget(exchange)
         return True
 
-    cdef bint _doubt(self, Exchange *exchange, int rcode, const uint8_t *frame, int size) noexcept nogil:
-        """Keep an answer that may be wrong and have another server asked; False: it is to be relayed now."""
-        if (not self.back.rcodes >> rcode & 1 or exchange.tries >= SERVERS_TRIED or exchange.update
-                or exchange.transfer or size > DOUBTED_BYTES or not spend(&self.back.rcode_budget, self.streams.now)):
+    cdef void _rescued(self, Exchange *exchange, Link *link) noexcept nogil:
+        """One of two servers has answered: the other's answer is owed, and nobody waits for it any more."""
+        cdef Link *other = exchange.link if link == exchange.first else exchange.first
+        cdef Target *target = &self.pool.targets[other.slot]
+        if other.owed < OWED_KNOWN:
+            other.owed_ids[other.owed] = exchange.id
+            other.owed += 1
+        else:
+            other.poisoned = True
+        if other == exchange.first:
+            # Two connections are two who ask: one address may be that of many.
+            on_rescue(&target.trust, exchange.client.stream.generation << 20 ^ exchange.client.stream.number)
+            if self.back.suspend_on and not target.failing and is_silent(
+                    &target.trust, self.streams.now, self.back.suspend_after_ns):
+                self.pool.avoid(other.slot)
+            self._unsend_first(exchange)
+        else:
+            self._release(other)
+            exchange.link = link
+            exchange.first = NULL
+        if other.outstanding == 0 and not other.married:
+            self._let_go(other)
+
+    cdef bint _doubt(self, Exchange *exchange, Link *link, int rcode, const uint8_t *frame, int size) noexcept nogil:
+        """Keep an answer that may be wrong, and wait for the other server, which is asked unless it was; False: it is
+        to be relayed now."""
+        cdef bint both = exchange.first != NULL
+        if (not self.back.rcodes >> rcode & 1 or (exchange.tries >= SERVERS_TRIED and not both) or exchange.update
+                or exchange.transfer or size > DOUBTED_BYTES
+                or not (both or spend(&self.back.rcode_budget, self.streams.now))):
             return False
         exchange.doubted = <uint8_t *>malloc(size)
         if exchange.doubted == NULL:
@@ -641,14 +702,36 @@ cdef class Relay:
         memcpy(exchange.doubted, frame, size)
         exchange.doubted_size = size
         self.doubted += 1
+        if link == exchange.first:
+            self._unsend_first(exchange)
+            return True
         self._unsend(exchange)
-        _enqueue(&self.orphans, exchange)
+        if both:
+            self._await_first(exchange)
+        else:
+            _enqueue(&self.orphans, exchange)
         return True
+
+    cdef void _await_first(self, Exchange *exchange) noexcept nogil:
+        """Its second link is no more: the first may still answer, unless that has had its time; else nobody does."""
+        cdef Link *first = exchange.first
+        if self.streams.now - exchange.first_ns >= self.limits.timeout_ns:
+            first.poisoned = True
+            self._unsend_first(exchange)
+            exchange.timed_out = True
+            _enqueue(&self.orphans, exchange)
+            if first.outstanding == 0 and not first.married:
+                self._let_go(first)
+            return
+        exchange.link = first
+        exchange.first = NULL
+        exchange.since_ns = self.streams.now        # `sent` is in order of time
+        _enqueue(&self.sent, exchange)
 
     cdef void _let_go(self, Link *link) noexcept nogil:
         """The client needs it no more: back into the pool, unless something is odd about it."""
         cdef bint clean = (not link.poisoned and not link.connecting and link.outstanding == 0 and not link.married
-                           and link.stream.rest.size == 0 and waiting(&link.stream) == 0)
+                           and link.owed == 0 and link.stream.rest.size == 0 and waiting(&link.stream) == 0)
         self._detach(link)
         if clean:
             self.streams.watch(&link.stream, EPOLLIN)
@@ -674,7 +757,14 @@ cdef class Relay:
         cdef bint stale = link.reused and link.answered_ns == 0
         cdef int lost = 0
         while exchange != NULL:
-            if exchange.link == link:
+            if exchange.first == link:
+                self._unsend_first(exchange)
+                lost += 1
+            elif exchange.link == link and exchange.first != NULL:
+                self._unsend(exchange)
+                self._await_first(exchange)
+                lost += 1
+            elif exchange.link == link:
                 self._unsend(exchange)
                 lost += 1
                 exchange.handed_over = exchange.handed_over or not link.connecting
@@ -714,6 +804,9 @@ cdef class Relay:
             if exchange.link != NULL:
                 exchange.link.poisoned = True
                 self._unsend(exchange)
+            if exchange.first != NULL:
+                exchange.first.poisoned = True
+                self._unsend_first(exchange)
             add(&self.row.dropped[<int>TCP_DROP_CLIENT_GONE], 1)
             self._forget(exchange)
         while client.links != NULL:
@@ -875,6 +968,7 @@ cdef class Relay:
         cdef Client *client
         cdef Client *following
         self._expire()
+        self.look()
         if self.leaving_ns and not self.stopping:
             self._leave()
         while self.idle.oldest != NULL and (
@@ -886,6 +980,48 @@ cdef class Relay:
             self._sweep_client(client)
             client = following
         self.pool.expire(self.stopping)
+
+    cdef void look(self) noexcept nogil:
+        """Have another server asked what one has not answered for long: see retry.pxd."""
+        cdef Exchange *exchange = self.sent.oldest
+        cdef Exchange *following
+        cdef Target *target
+        cdef bint lost
+        cdef uint64_t age
+        if not self.back.retry_on:
+            return
+        while exchange != NULL:
+            age = self.streams.now - exchange.since_ns
+            if age < <uint64_t>LEAST_AFTER and not self.back.retry_after_ns:
+                break
+            following = exchange.newer
+            target = &self.pool.targets[exchange.link.slot]
+            lost = target.failing or self.back.suspected(exchange.link.slot)
+            # What we do not listen to is not silent.
+            if (exchange.first == NULL and exchange.tries < SERVERS_TRIED and not exchange.update
+                    and not exchange.transfer and not exchange.for_primary and exchange.doubted == NULL
+                    and not exchange.link.married and exchange.link.stream.watched & EPOLLIN
+                    and (self.scheduler.count > 1 or self.scheduler.place[exchange.link.slot] == NO_SERVER)
+                    and (lost or age >= retry_after(&target.trust, self.back.retry_after_ns))
+                    and (lost or spend(&self.back.budget, self.streams.now))):
+                self._ask_another(exchange)
+            exchange = following
+
+    cdef bint _ask_another(self, Exchange *exchange) noexcept nogil:
+        """Send it to another server too; False when none can be had now."""
+        cdef int reason = 0
+        cdef Link *first = exchange.link
+        cdef Link *link = self._held(exchange, NO_SERVER)
+        if link == NULL:
+            link = self._choose(exchange, NO_SERVER, &reason)
+        if link == NULL:
+            return False
+        _dequeue(exchange)
+        exchange.first = first
+        exchange.first_ns = exchange.since_ns
+        exchange.link = NULL
+        first.silent = True
+        return self._send(exchange, link)
 
     cdef void _leave(self) noexcept nogil:
         """Let go of who is quiet; of the others, once idle, when the grace is over.
@@ -969,7 +1105,10 @@ cdef class Relay:
                 exchange.timed_out = exchange.handed_over = True
                 link.poisoned = True
                 self._unsend(exchange)
-                _enqueue(&self.orphans, exchange)
+                if exchange.first != NULL:
+                    self._await_first(exchange)
+                else:
+                    _enqueue(&self.orphans, exchange)
                 if link.outstanding == 0 and not link.married:
                     self._let_go(link)
         while True:

@@ -114,6 +114,11 @@ cdef inline bint on_refusal(Trust *trust, uint64_t now, uint64_t fixed) noexcept
     trust.doubled = 0
     return True
 
+cdef inline bint is_silent(const Trust *trust, uint64_t now, uint64_t suspend_after) noexcept nogil:
+    """Whether it gave no answer of any kind for long, while others answered what it had been asked."""
+    return (trust.rescued >= RESCUES and trust.many_clients and trust.silent_since != 0
+            and now - trust.silent_since >= suspend_after)
+
 cdef inline bint judge(Trust *trust, uint64_t now, uint64_t suspend_after) noexcept nogil:
     """What time brings; True when the server's state changed."""
     if trust.doubted_until and now >= trust.doubted_until:
@@ -121,8 +126,7 @@ cdef inline bint judge(Trust *trust, uint64_t now, uint64_t suspend_after) noexc
         if trust.doubled:               # the probe is unanswered
             trust.suspected_since = now
         return True
-    if (trust.suspected_since == 0 and trust.rescued >= RESCUES and trust.many_clients
-            and trust.silent_since and now - trust.silent_since >= suspend_after):
+    if trust.suspected_since == 0 and is_silent(trust, now, suspend_after):
         trust.suspected_since = now
         return True
     if trust.suspected_since and now - trust.suspected_since >= <uint64_t>SUSPECTED_FOR and (

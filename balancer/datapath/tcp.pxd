@@ -17,4 +17,6 @@ cdef class Tcp:
     cdef int _settle(self) except -1
     cdef int _observe(self) except -1
     cdef int handle(self) except -1
+    cdef int look(self) except -1
+    cdef bint pending(self) except -1
     cdef int _serve(self, int count) except -1

@@ -168,6 +168,23 @@ cdef class Tcp:
             relay.sweep()
         self._settle()
 
+    cdef int look(self) except -1:
+        """What cannot wait for the next sweep: queries that are not answered soon."""
+        cdef Relay relay
+        self.streams.now = monotonic_ns()
+        for relay in self.active:
+            relay.look()
+        self._settle()
+        return 0
+
+    cdef bint pending(self) except -1:
+        """Whether any query waits for its answer."""
+        cdef Relay relay
+        for relay in self.active:
+            if relay.sent.oldest != NULL:
+                return True
+        return False
+
     def stop(self, double grace, alone=()):
         """Accept what the kernel has queued, then no more; finish what is pending.
 

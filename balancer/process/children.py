@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from balancer import __version__
+from balancer.component import WARNING
 from balancer.errors import ProtocolError
 from balancer.process import channel
 from balancer.process.kinds import command, environment
@@ -104,7 +105,7 @@ class Child:
 
     def disown(self, reason: str) -> None:
         """End a process that does what ours never do."""
-        self._log(f"{self.role} (pid {self.pid}): {reason}: ended")
+        self._log(f"{WARNING}{self.role} (pid {self.pid}): {reason}: ended")
         self.kill()
 
     def _exited(self) -> None:
@@ -149,7 +150,7 @@ class Reserve:
     def _lost(self, code: int) -> None:
         spare, self._spare = self._spare, None
         if spare is not None and not self._closed:
-            self._log(f"spare {self._role} (pid {spare.pid}) ended with {told(code)}")
+            self._log(f"{WARNING}spare {self._role} (pid {spare.pid}) ended with {told(code)}")
             self._later(self._backoff.ended(spare.started, self._loop.time()))
 
     def take(self) -> Child | None:
@@ -221,7 +222,7 @@ class Post:
         if self.released or (self._reserve is not None and self._reserve.pid):
             delay = 0.0                         # the spare pays for it: the next one is started later
         if not done:
-            self._log(f"{self.role} (pid {self.child.pid}) ended with {told(code)}, "
+            self._log(f"{WARNING}{self.role} (pid {self.child.pid}) ended with {told(code)}, "
                       + ("not started again" if final else f"its place is filled in {delay:.1f} s" if delay
                          else "its place is filled"))
         self._on_end(code, final)

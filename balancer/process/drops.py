@@ -16,10 +16,14 @@ SO_MEMINFO, SK_MEMINFO_DROPS, SK_MEMINFO_VARS = 55, 8, 9
 
 
 class Drops:
-    """Counts from when a socket is looked at first. `by_address`: (service number, "ADDRESS:PORT") → datagrams."""
+    """Counts from when a socket is looked at first. `by_address`: (service number, "ADDRESS:PORT") → datagrams.
+
+    `before` is what a supervisor before this one has counted, the same way.
+    """
 
     def __init__(self) -> None:
         self.by_address: Counter[tuple[int, str]] = Counter()
+        self.before: dict[tuple[int, str], int] = {}
         self._last: dict[socket.socket, int] = {}
 
     def look(self, listeners: Iterable[tuple[int, socket.socket]]) -> Counter[int]:
@@ -37,8 +41,13 @@ class Drops:
 
     def forget(self, service: int) -> None:
         """Its number is another's from now on."""
-        for key in [key for key in self.by_address if key[0] == service]:
-            del self.by_address[key]
+        for counts in (self.by_address, self.before):
+            for key in [key for key in counts if key[0] == service]:
+                del counts[key]
+
+    def total(self, service: int, address: str) -> int:
+        """All that was dropped there, for as long as ns7 runs."""
+        return self.by_address[service, address] + self.before.get((service, address), 0)
 
 
 def _dropped(one: socket.socket) -> int:

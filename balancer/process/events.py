@@ -1,4 +1,4 @@
-"""The events of this host: numbered, kept for a while, told to whoever listens. Runs in the supervisor."""
+"""The events of this host: numbered, logged, kept for a while, told to whoever listens. Runs in the supervisor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from balancer.component import Event
+from balancer.component import AUDIT, Event
 
 KEPT = 1000
 
@@ -18,10 +18,15 @@ class Events:
     restart of ns7.
     """
 
-    def __init__(self, listen: Callable[[Event], None]) -> None:
-        self._listen = listen
+    def __init__(self, listen: Callable[[Event], None], log: Callable[[Event], None]) -> None:
+        self._listen, self._log = listen, log
         self._ring: deque[Event] = deque(maxlen=KEPT)
         self._last = 0
+
+    def audit(self, what: str, before: str, after: str, user: str) -> None:
+        """A user has asked for something; told when it has changed anything."""
+        if before != after:
+            self.tell(AUDIT, what, before, after, f"by {user}")
 
     def tell(self, kind: str, subject: str, before: str, after: str, reason: str) -> None:
         """Something happened now."""
@@ -31,6 +36,7 @@ class Events:
         """An event that somebody else noticed."""
         self._last = max(self._last + 1, int(time.time() * 1e6))
         event = event._replace(id=f"{self._last:020d}")
+        self._log(event)
         self._ring.append(event)
         self._listen(event)
 

@@ -20,10 +20,11 @@ from typing import Any
 import uvloop
 
 from balancer import __version__
-from balancer.component import Event, Host, Server, Service, resolve
+from balancer.component import ERROR, Event, Host, Server, Service, resolve
 from balancer.errors import ControlError, Ns7Error, ProtocolError, StartError
 from balancer.process.channel import Channel, broken, fatal
 from balancer.process.children import EXIT_FOR_GOOD
+from balancer.process.journal import log
 from balancer.process.kinds import Kind
 from balancer.process.messages import (
     Ask,
@@ -60,7 +61,7 @@ class Line:
         self._channel = Channel(end, self._on_message, self._on_end, broken)
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, tuple[Handler, Callable[[], str] | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_config: Callable[[Any, tuple[Service, ...]], None] | None = None
         self._on_event: Callable[[Event], None] | None = None
@@ -83,8 +84,8 @@ class Line:
     def publish(self, snapshot: Mapping[str, Any]) -> None:
         self._channel.send(Publish(dict(snapshot)))
 
-    def serve(self, verb: str, handler: Handler) -> None:
-        self._handlers[verb] = handler
+    def serve(self, verb: str, handler: Handler, state: Callable[[], str] | None = None) -> None:
+        self._handlers[verb] = handler, state
 
     async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
         number = next(self._numbers)
@@ -192,25 +193,26 @@ class Line:
         return None if section is None or self._model is None else self._model.model_validate(section)
 
     def _answer(self, ask: Ask) -> None:
-        handler = self._handlers.get(ask.verb)
-        if handler is None:
+        if ask.verb not in self._handlers:
             known = ", ".join(sorted(self._handlers)) or "none"
             self._channel.send(Reply(ask.number, False, f"unknown verb {ask.verb} (known: {known})"))
         elif len(self._tasks) >= HANDLERS_AT_ONCE:
             self._channel.send(Reply(ask.number, False, "too many requests at once"))
         else:
-            task = self._loop.create_task(self._handle(handler, ask))
+            task = self._loop.create_task(self._handle(*self._handlers[ask.verb], ask))
             self._tasks.add(task)
             task.add_done_callback(self._done)
 
-    async def _handle(self, handler: Handler, ask: Ask) -> None:
+    async def _handle(self, handler: Handler, state: Callable[[], str] | None, ask: Ask) -> None:
+        before = state() if state is not None else ""
         try:
-            result = handler(ask.arguments)
+            ok, result = True, handler(ask.arguments)
             if inspect.isawaitable(result):
                 result = await _within(result, ask.timeout)
-            self._channel.send(Reply(ask.number, True, result))
         except Ns7Error as error:
-            self._channel.send(Reply(ask.number, False, str(error)))
+            ok, result = False, str(error)
+        # One that was refused halfway may have changed something all the same.
+        self._channel.send(Reply(ask.number, ok, result, [before, state()] if state is not None else []))
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -279,21 +281,19 @@ async def serve(kind: Kind, channel: int) -> int:
     os.close(config_fd)
     os.close(verdicts_fd)
     line.attach(view)
-    name = kind.title.removeprefix("ns7 ")
     try:
         host = Host(
             config=line.model(start.section), node=start.node, services=read_services(start.services), table=view,
             channel=line, snapshot=start.snapshot,
             sockets={name: socket.socket(fileno=fd) for name, fd in zip(start.sockets, rest[start.rows:], strict=True)},
-            clock=time.monotonic, log=lambda text: print(f"ns7 {name}: {text}", file=sys.stderr, flush=True),
-            state=start.state, verdicts=verdicts if kind.rights.verdicts else None)
+            clock=time.monotonic, log=log, state=start.state, verdicts=verdicts if kind.rights.verdicts else None)
         running = asyncio.ensure_future(main(host))
         await asyncio.sleep(0)                              # its handlers are in place when others may ask
         if not running.done():
             line.tell_started()
         await running
     except StartError as error:
-        print(f"ns7 {name}: {error}", file=sys.stderr, flush=True)
+        log(f"{ERROR}{error}")
         return EXIT_FOR_GOOD
     return 0 if line.stopped.is_set() else 1                # a main that returns unasked has failed
 

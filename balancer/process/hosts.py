@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from balancer.component import ACTIVE, STANDINGS, Event, components
 from balancer.errors import ControlError, ProtocolError, StartError
@@ -56,6 +56,15 @@ class Hosted:
         self.filled = 0.0
 
 
+class Request(NamedTuple):
+    """One that waits for its answer. user: who asks, for the audit."""
+
+    name: str
+    verb: str
+    user: str
+    answer: asyncio.Future[Any]
+
+
 class Hosts:
     """All processes but the workers. `verbs` answers what they ask the supervisor itself."""
 
@@ -66,7 +75,7 @@ class Hosts:
         self._hosted: dict[str, Hosted] = {}
         self._reserves: dict[str, Reserve] = {}
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        self._waiting: dict[int, Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._facts: dict[str, Any] = {}
         self.standing = ACTIVE
@@ -240,16 +249,24 @@ class Hosts:
                     self._hosted["admin"].post.send(Snapshot(name, data))
             case Ask():
                 self._forward(name, hosted, message)
-            case Reply(number, ok, result):
-                _, future = self._waiting.get(number, ("", None))
-                if future is not None and not future.done():
-                    if ok:
-                        future.set_result(result)
-                    else:
-                        future.set_exception(ControlError(str(result)))
+            case Reply():
+                self._take_reply(message)
             case _:
                 assert hosted.post.child is not None
                 hosted.post.child.disown(f"said {type(message).__name__}, which no such process says")
+
+    def _take_reply(self, reply: Reply) -> None:
+        request = self._waiting.get(reply.number)
+        if request is None:
+            return
+        if len(reply.change) == 2:
+            before, after = reply.change
+            self._events.audit(f"{request.name}.{request.verb}", before, after, request.user)
+        if not request.answer.done():
+            if reply.ok:
+                request.answer.set_result(reply.result)
+            else:
+                request.answer.set_exception(ControlError(str(reply.result)))
 
     def _take_event(self, name: str, hosted: Hosted, message: Emit) -> None:
         now = self._loop.time()
@@ -283,8 +300,8 @@ class Hosts:
 
     # Requests
 
-    async def request(self, name: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
-        """Ask a process; ControlError when it does not run here, refuses, ends, or is late."""
+    async def request(self, name: str, verb: str, arguments: Mapping[str, Any], timeout: float, user: str) -> Any:
+        """Ask a process for a user; ControlError when it does not run here, refuses, ends, or is late."""
         hosted = self._hosted.get(name)
         if hosted is None or not hosted.running:
             known = ", ".join(sorted(one for one, each in self._hosted.items() if each.running)) or "none"
@@ -293,7 +310,7 @@ class Hosts:
             raise ControlError("too many requests at once")
         number = next(self._numbers)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting[number] = name, future
+        self._waiting[number] = Request(name, verb, user, future)
         try:
             hosted.post.send(Ask(number, "", verb, dict(arguments), timeout))
             async with asyncio.timeout(timeout + 0.5):      # it tells of its own lateness first
@@ -304,9 +321,9 @@ class Hosts:
             del self._waiting[number]
 
     def _fail_requests(self, name: str, reason: str) -> None:
-        for asked, future in self._waiting.values():
-            if asked == name and not future.done():
-                future.set_exception(ControlError(reason))
+        for request in self._waiting.values():
+            if request.name == name and not request.answer.done():
+                request.answer.set_exception(ControlError(reason))
 
     def _forward(self, name: str, hosted: Hosted, ask: Ask) -> None:
         if not find(name).asks:
@@ -314,14 +331,14 @@ class Hosts:
         elif len(self._tasks) >= WAITING:
             hosted.post.send(Reply(ask.number, False, "too many requests at once"))
         else:
-            task = self._loop.create_task(self._ask_for(hosted, ask))
+            task = self._loop.create_task(self._ask_for(name, hosted, ask))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _ask_for(self, hosted: Hosted, ask: Ask) -> None:
+    async def _ask_for(self, name: str, hosted: Hosted, ask: Ask) -> None:
         try:
             if ask.kind:
-                result = await self.request(ask.kind, ask.verb, ask.arguments, ask.timeout)
+                result = await self.request(ask.kind, ask.verb, ask.arguments, ask.timeout, f"process {name}")
             else:
                 result = await self._verbs(ask.verb, ask.arguments)
             hosted.post.send(Reply(ask.number, True, result))
@@ -329,6 +346,11 @@ class Hosts:
             hosted.post.send(Reply(ask.number, False, str(error)))
 
     # Status
+
+    def summaries(self) -> dict[str, list[str]]:
+        """What each process that has something to say of itself says to people."""
+        return {name: [str(line) for line in lines] for name, hosted in sorted(self._hosted.items())
+                if isinstance(lines := hosted.snapshot.get("summary"), list) and lines}
 
     def status(self) -> dict[str, Any]:
         """Every process by name: pid, restarts, whether it runs, and what it published."""

@@ -69,9 +69,11 @@ def environment() -> dict[str, str]:
 
 def run(role: str, channel: int) -> None:
     """Be that child."""
+    from balancer.process.journal import log
     from balancer.process.rights import begin
 
     kind = find(role)
+    log.begin(role)
     begin(kind.title, kind.rights)
     resolve(kind.entry)(kind, channel)
 

@@ -193,11 +193,12 @@ class Ask(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """The result of a request, or the reason why there is none."""
+    """The result of a request, or the reason why there is none. change: before and after of what it has changed."""
 
     number: int
     ok: bool
     result: Any
+    change: list[str] = []
 
 
 class Stop(NamedTuple):

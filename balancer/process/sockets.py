@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import secrets
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 from balancer.errors import StartError
@@ -20,6 +23,12 @@ TCP_NOTSENT_LOWAT = 25
 DISCARD = 9
 BACKLOG = 4096              # connections the kernel completes before a worker takes them (net.core.somaxconn caps it)
 UNSENT_MOST = 131072
+# linux/filter.h: what a classic BPF program of `steer` says. Below SKF_NET_OFF lies the IP header.
+SO_ATTACH_REUSEPORT_CBPF, SKF_NET_OFF = 51, 0xFFF00000
+BPF_LD_W_ABS, BPF_XOR_K, BPF_XOR_X, BPF_MUL_K, BPF_RSH_K, BPF_MOD_K = 0x20, 0xA4, 0xAC, 0x24, 0x74, 0x94
+BPF_TAX, BPF_RET_A = 0x07, 0x16
+GOLDEN = 0x9E3779B1
+_SECRET = secrets.randbits(32), secrets.randbits(32)
 KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
 
 
@@ -121,6 +130,25 @@ def _open_tcp_listener(address: Endpoint, floats: bool) -> socket.socket:
         one.close()
         raise StartError(f"cannot listen on {address}/tcp: {_reason(error)}") from error
     return one
+
+
+def steer(one: socket.socket, workers: int) -> None:
+    """Let all connections of a client come to the same of so many listening sockets, those of one's SO_REUSEPORT group
+    in order of opening: the limit per client, which each worker keeps by itself, is then that of all of them.
+
+    The kernel's own choice, by both addresses and ports, stays for those that the group has not (socket(7),
+    SO_ATTACH_REUSEPORT_CBPF). A client is an IPv4 address or an IPv6 /64, as datapath/relay counts it; the hash is
+    keyed at random, so that nobody can aim many of them at one worker.
+    """
+    first, mix, last = SKF_NET_OFF + (8 if one.family == socket.AF_INET6 else 12), *_SECRET
+    program = [(BPF_LD_W_ABS, first), (BPF_XOR_K, mix), (BPF_MUL_K, last | 1)]
+    if one.family == socket.AF_INET6:
+        program += [(BPF_TAX, 0), (BPF_LD_W_ABS, first + 4), (BPF_XOR_X, 0), (BPF_MUL_K, GOLDEN)]
+    program += [(BPF_TAX, 0), (BPF_RSH_K, 16), (BPF_XOR_X, 0), (BPF_MUL_K, GOLDEN), (BPF_RSH_K, 16),
+                (BPF_MOD_K, workers), (BPF_RET_A, 0)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("@HBBI", what, 0, 0, value) for what, value in program))
+    one.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF,
+                   struct.pack("@HP", len(program), ctypes.addressof(code)))
 
 
 def listens_on(one: socket.socket) -> tuple[str, tuple[str, int]] | None:

@@ -47,7 +47,6 @@ DESCRIBED = ("scheduler", "udp_timeout", "slow_start", "retry", "retry_after", "
 TCP_KEYS = ("tcp_timeout", "tcp_idle", "tcp_message_time", "tcp_lifetime", "tcp_queries", "tcp_message_reads",
             "tcp_connections_max", "tcp_per_client")
 PROTOCOLS = ("udp", "tcp")
-LEAST_PER_CLIENT = 8        # of tcp_per_client in one worker: a client's few connections may all meet the same one
 
 Send = Callable[[Message, list[int]], None]
 
@@ -247,6 +246,8 @@ class State:
                 ours.add(what)
                 if place.proto == "udp":
                     sockets.set_buffers(self.listeners[place], config.process.udp_buffer)
+            for address in {place.address for place in _places(config, workers)}:
+                sockets.steer(self.listeners[Place("tcp", address, 0)], workers)
         except StartError:
             for place in opened:
                 self.listeners.pop(place).close()
@@ -337,9 +338,9 @@ class State:
                 continue
             timeout, idle, message, lifetime = (round(seconds * 1e9) for seconds in (
                 service.tcp_timeout, service.tcp_idle, service.tcp_message_time, service.tcp_lifetime))
-            per_client = max(part(service.tcp_per_client), min(service.tcp_per_client, LEAST_PER_CLIENT))
             messages.append(TcpLimits(number, timeout, idle, message, lifetime, service.tcp_queries,
-                                      service.tcp_message_reads, part(service.tcp_connections_max), per_client))
+                                      service.tcp_message_reads, part(service.tcp_connections_max),
+                                      service.tcp_per_client))        # all of a client come to one: sockets.steer
             for entry in self.table.servers(number):
                 server = self._server(number, entry.name)
                 if entry.state == "present" and server is not None:
@@ -363,7 +364,8 @@ class State:
         Raises StartError, and changes nothing, when something changed that only a restart can, or cannot be served.
         """
         old = self.config
-        fixed = (("process.state_dir", old.process.state_dir, config.process.state_dir),
+        fixed = (("process.log", old.process.log, config.process.log),
+                 ("process.state_dir", old.process.state_dir, config.process.state_dir),
                  ("admin.socket", old.admin.socket, config.admin.socket),
                  ("admin.socket_group", old.admin.socket_group, config.admin.socket_group),
                  ("roles", "balancer" in old.roles, "balancer" in config.roles))
@@ -508,8 +510,13 @@ class State:
 
     def socket_drops(self) -> dict[str, dict[str, int]]:
         """Those of each service by listening address."""
-        return {service.name: {str(address): self.drops.by_address[number, str(address)] for address in service.listen}
+        return {service.name: {str(address): self.drops.total(number, str(address)) for address in service.listen}
                 for service in self.config.services if (number := self.number(service.name)) is not None}
+
+    def carry_drops(self, told: Mapping[str, Mapping[str, int]]) -> None:
+        """What a supervisor before this one has counted so far, as its `socket_drops` tells it."""
+        self.drops.before = {(number, address): int(count) for name, counts in told.items()
+                             if (number := self.number(name)) is not None for address, count in counts.items()}
 
     def _used_elsewhere(self, crew: Crew) -> set[socket.socket]:
         return self.lent | (_listeners(self.crew) if crew is not self.crew else set())

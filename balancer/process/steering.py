@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from balancer.component import WARNING
+from balancer.durable import write_durably
 from balancer.errors import ConfigError, ControlError, StartError
 from balancer.process import live
 from balancer.process.children import Log
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 FILE = "live.json"
 LARGEST = 4 << 20
+SERVING = ("up", "suspected", "degraded")
 SETTINGS = ("address", "weight", "source", "sockets", "tcp_connections")    # that `add` may be told
 
 
@@ -70,8 +72,8 @@ def overlay(file: Config, changes: Live) -> Overlay:
 class Store:
     """The file of the live changes. One that cannot be understood is set aside, and ns7 goes on without it."""
 
-    def __init__(self, folder: str, log: Log) -> None:
-        self._path, self._log = Path(folder) / FILE, log
+    def __init__(self, folder: str) -> None:
+        self._path = Path(folder) / FILE
         self.warning = ""
 
     def load(self) -> Live:
@@ -93,23 +95,12 @@ class Store:
                 self._path.replace(aside)
             except OSError as failure:
                 self.warning += f", which failed: {failure.strerror}"
-        self._log(self.warning)
         return Live()
 
     def save(self, changes: Live) -> str:
         """Keep them, in one step and for good; why that failed, "" when it did not. Blocks for the disk."""
-        part = self._path.with_suffix(".tmp")
         try:
-            with part.open("wb") as stream:
-                stream.write(changes.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_durably(self._path, changes.encode())
         except OSError as error:
             return f"not kept over a restart: {self._path} cannot be written: {error.strerror}"
         return ""
@@ -122,12 +113,13 @@ class Steering:
         self.lock = asyncio.Lock()
         self._path, self._node = str(Path(path).absolute()), file.node
         self._events, self._log = events, log
-        self._store = Store(file.process.state_dir, log)
+        self._store = Store(file.process.state_dir)
         self._now = overlay(file, self._store.load())
         self._view: TableView
         self._apply: Callable[[Config], Awaitable[Any]]
         for key, reason in self._now.idle.items():
-            log(f"a live change does not count: {self._now.live.changes[key].told()} of {key[0]}/{key[1]}: {reason}")
+            change = self._now.live.changes[key]
+            log(f"{WARNING}a live change does not count: {change.told()} of {key[0]}/{key[1]}: {reason}")
 
     def attach(self, view: TableView, apply: Callable[[Config], Awaitable[Any]]) -> None:
         """Where the changes go. The table exists only after the configuration, which this object makes."""
@@ -171,7 +163,7 @@ class Steering:
     async def _keep(self) -> str:
         warning = await asyncio.to_thread(self._store.save, self._now.live)
         if warning:
-            self._log(warning)
+            self._log(f"{WARNING}{warning}")
         return warning
 
     # Verbs
@@ -236,7 +228,7 @@ class Steering:
             self._now = self._now._replace(live=self._now.live.save(known, self._now.live.time(time.time())))
             warning = await self._keep()
         if known:
-            self._log(f"server {service}/{name}: live changes written into the file by {user}")
+            self._events.audit(f"server.saved {service}/{name}", "live", f"in {self._path}", user)
         return {"saved": len(known), "warning": warning}
 
     # For components
@@ -256,8 +248,8 @@ class Steering:
             if merged.changes != self._now.live.changes:
                 newer = [change for key, change in merged.changes.items()
                          if change != self._now.live.changes.get(key)]
-                words = {(change.service, change.server): f"by {change.user} on {change.node}" for change in newer}
-                await self._obey(merged, words)
+                users = {(change.service, change.server): f"{change.user} on {change.node}" for change in newer}
+                await self._obey(merged, users)
         return self.export()
 
     # Names
@@ -313,23 +305,33 @@ class Steering:
                 raise ControlError(f"{service}/{server}: {'; '.join(reasons)}")
             if not force:
                 self._guard(service, server, changes)
-            lines, warning = await self._obey(changes, {(service, server): f"by {user}"})
+            lines, warning = await self._obey(changes, {(service, server): user})
             return {"server": f"{service}/{server}", "lines": lines, "warning": warning, "file": self._path,
                     "node": self._node, "before": [change._asdict() for change in before],
                     "live": [change._asdict() for change in self._now.live.of(service, server)]}
 
     def _guard(self, service: str, server: str, changes: Live) -> None:
-        """Refuse what leaves a service without any server that takes queries, unless there was none before."""
+        """Refuse what leaves a service without a server that takes queries, or that is up, unless there was none
+        before; and what leaves it without its primary."""
         after = next(each for each in overlay(self._now.file, changes).config.services if each.name == service)
-        entries = {entry.name: entry for entry in self._entries(service)}
-        if any(one.name != server and entry.takes_queries for one in after.servers
-               if (entry := entries.get(one.name)) is not None):
-            return
         own = next((one for one in after.servers if one.name == server), None)
-        took = server in entries and entries[server].takes_queries
-        if took and (own is None or own.weight == 0 or own.state in ("down", "drained")):
-            raise ControlError(f"{server} is the last server of {service} that takes queries; "
+        if own is not None and own.weight and own.state not in ("down", "drained"):
+            return
+        entries = {entry.name: entry for entry in self._entries(service)}
+        taking = {one.name for one in after.servers if one.name in entries and entries[one.name].takes_queries}
+        if server in entries and entries[server].takes_queries:
+            taking.add(server)
+        for found, what in ((taking, "that takes queries"),
+                            ({name for name in taking if self._serves(service, entries[name])}, "that is up")):
+            if found == {server}:
+                raise ControlError(f"{server} is the last server of {service} {what}; --force does it nevertheless")
+        if server == after.primary and server in taking:
+            raise ControlError(f"{server} is the primary of {service}: UPDATE and NOTIFY would fail; "
                                "--force does it nevertheless")
+
+    def _serves(self, service: str, entry: ServerEntry) -> bool:
+        number = self._number(service)
+        return number is not None and state_of(entry, self._view.verdicts_on(number, entry)) in SERVING
 
     def _entries(self, service: str) -> list[ServerEntry]:
         table, number = self._view.config, self._number(service)
@@ -339,9 +341,9 @@ class Steering:
         table = self._view.config
         return next((one for one in table.services if table.service_name(one) == service), None)
 
-    async def _obey(self, changes: Live, words: Mapping[tuple[str, str], str]) -> tuple[list[str], str]:
-        """Apply, keep and tell; words: by whom each server was changed. The lines, and a warning if there is one."""
-        before = {pair: self._seen(pair) for pair in words}
+    async def _obey(self, changes: Live, users: Mapping[tuple[str, str], str]) -> tuple[list[str], str]:
+        """Apply, keep and tell; users: who changed each server. The lines, and a warning if there is one."""
+        before = {pair: self._seen(pair) for pair in users}
         made = overlay(self._now.file, changes)
         try:
             await self._apply(made.config)
@@ -350,14 +352,12 @@ class Steering:
         self._now = made
         warning = await self._keep()
         lines = []
-        for pair, by in words.items():
-            was, is_now = before[pair], self._seen(pair)
-            reason = is_now.against(was)
-            lines.append(f"{pair[0]}/{pair[1]}: {reason}")
-            if was == is_now:
-                continue
-            self._log(f"server {lines[-1]}, {by}")
-            self._events.tell("server", "/".join(pair), was.state, is_now.state, f"{reason}, {by}")
+        for pair, user in users.items():
+            was, is_now, name = before[pair], self._seen(pair), "/".join(pair)
+            lines.append(f"{name}: {is_now.against(was)}")
+            self._events.audit(f"server {name}", was.told(), is_now.told(), user)
+            if was.state != is_now.state:
+                self._events.tell("server", name, was.state, is_now.state, f"{is_now.against(was)}, by {user}")
         return lines, warning
 
     def _seen(self, pair: tuple[str, str]) -> Seen:
@@ -375,6 +375,10 @@ class Seen(NamedTuple):
     address: str
     weight: int
     ordered: str
+
+    def told(self) -> str:
+        """All of it that an operator orders, for people."""
+        return f"{self.address}, weight {self.weight}, state {self.ordered}" if self.address else "removed"
 
     def against(self, before: Seen) -> str:
         """What has changed, for people."""

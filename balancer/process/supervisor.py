@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from balancer import __version__
-from balancer.component import Event, components
+from balancer.component import WARNING, Event, components
 from balancer.errors import ConfigError, ControlError, Ns7Error, StartError
 from balancer.process.control import Control
 from balancer.process.events import Events
 from balancer.process.hosts import Hosts
+from balancer.process.installed import Installed
+from balancer.process.journal import log
 from balancer.process.messages import (
     HAND_OVER,
     Counters,
@@ -57,12 +58,6 @@ STILL = 1.0                 # seconds without a sign of life after which a prede
 UNWATCHED = 5.0             # seconds that workers may be missing before the watchdog is not fed any more
 
 
-def log(line: str) -> None:
-    """One line per event; whoever runs us adds the time. A reader that has gone is no reason to fail."""
-    with contextlib.suppress(OSError):
-        print(f"ns7 {line}", file=sys.stderr, flush=True)
-
-
 class Supervisor:
     """One `ns7 run`. With an `inheritance` it goes on where another one has been; while that one still runs, it is the
     `predecessor`, and has told its `estate`. stored: what the service manager holds, by name.
@@ -73,10 +68,11 @@ class Supervisor:
                  estate: Estate | None = None) -> None:
         self._path, self._node = path, node
         self._loop = asyncio.get_running_loop()
-        self._started = time.monotonic()
+        self._started, self._configured = time.monotonic(), time.time()
         self._make_state_dir(config.process.state_dir)
         self._store = Store(stored)
-        self._events = Events(self._on_event)
+        self._events = Events(self._on_event, log.event)
+        self._installed = Installed(lambda *what: self._events.tell("upgrade", "ns7", *what))
         self._steering = Steering(config, path, self._events, log)
         self._state = State(self._steering.config, _workers(config), inheritance)
         self._kept = [number for number, one in enumerate(inheritance.listeners) if one.fileno() >= 0]
@@ -166,11 +162,12 @@ class Supervisor:
         before = dict(self._state.unreached)
         self._workers.reach_all()
         self._state.reclaim()
+        self._installed.look()
         if self._predecessor is None:           # else it counts them
             self._state.count_drops()
         for server, reason in self._state.unreached.items():
             if before.get(server) != reason:
-                log(f"{server}: cannot be reached now ({reason}), trying again")
+                log(f"{WARNING}{server}: cannot be reached now ({reason}), trying again")
         self._loop.call_later(LOOK, self._look)
 
     def _tell(self) -> None:
@@ -231,7 +228,7 @@ class Supervisor:
         arguments = request.get("arguments", {})
         if not isinstance(timeout, (int, float)) or not 0 < timeout <= 300 or not isinstance(arguments, dict):
             raise ControlError("timeout must be a number of seconds from 0 to 300, arguments an object")
-        return await self._hosts.request(name, own, arguments, float(timeout))
+        return await self._hosts.request(name, own, arguments, float(timeout), user)
 
     async def _verb_of_component(self, verb: str, arguments: Mapping[str, Any]) -> Any:
         match verb:
@@ -253,11 +250,11 @@ class Supervisor:
         return {
             "version": __version__, "node": config.node, "roles": list(config.roles), "pid": os.getpid(),
             "uptime": time.monotonic() - self._started, "standing": self._hosts.standing,
-            "fingerprint": config.fingerprint, "generation": self._state.table.generation,
-            "ready": self._ready and self._workers.healthy(), "workers": self._workers.status(),
-            "worker_restarts": self._workers.restarts,
+            "fingerprint": config.fingerprint, "configured": self._configured,
+            "generation": self._state.table.generation, "ready": self._ready and self._workers.healthy(),
+            "workers": self._workers.status(), "worker_restarts": self._workers.restarts,
             "retiring": self._workers.retiring + (self._predecessor is not None), "live": self._steering.shown(),
-            "socket_drops": self._state.socket_drops(),
+            "socket_drops": self._state.socket_drops(), "summaries": self._hosts.summaries(),
             "listen": {service.name: [str(address) for address in service.listen] for service in config.services},
             "processes": {name: {key: value for key, value in process.items() if key != "published"}
                           for name, process in self._hosts.status().items()},
@@ -283,21 +280,23 @@ class Supervisor:
         from balancer.config import load
 
         async with self._steering.lock:
+            before = self._state.config.fingerprint
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 made = self._steering.reloaded(load(self._path, self._node))
                 changes = await self._apply(made.config, _workers(made.config))
                 changes += await self._steering.settle(made)
             except (ConfigError, StartError) as error:
-                log(f"reload refused, the running configuration stays: {error}")
-                self._events.tell("config", self._path, "", "refused", str(error).splitlines()[0])
+                self._events.tell("config", self._path, "", "refused",
+                                  f"{'; '.join(str(error).splitlines())}, the running configuration stays")
                 raise ControlError(str(error)) from error
             finally:
                 notify("READY=1")
             self._hosts.configure()
+            self._configured = time.time()
             told = "; ".join(changes) or "nothing changed"
-            log(f"reloaded by {user}: {told}")
             self._events.tell("config", self._path, "", "applied", f"{told}, by {user}")
+            self._events.audit("reload", before, self._state.config.fingerprint, user)
             return {"changes": changes, "generation": self._state.table.generation}
 
     async def _obey(self, config: Config) -> None:
@@ -335,12 +334,13 @@ class Supervisor:
             except ControlError as error:
                 await self._go_on(successor, str(error))
                 raise
+            self._events.audit("upgrade", f"version {__version__} (pid {os.getpid()})",
+                               f"version {prepared.version} (pid {successor.pid})", user)
             notify(f"MAINPID={successor.pid}")
             self._leads = False
             self._control.hand_over()
             successor.on_stop(self._on_stop_signal)
             successor.send(Succeed())
-            log(f"upgrade: version {prepared.version} (pid {successor.pid}) has taken over")
             self._passing = self._loop.create_task(self._leave(successor, prepared.attached, self._passing))
             return {"from": __version__, "to": prepared.version, "pid": successor.pid}
 
@@ -366,10 +366,11 @@ class Supervisor:
         await successor.end()
         self._successor = None
         self._keep_listeners()
-        log(f"upgrade refused, the running version stays: {reason}")
-        self._events.tell("upgrade", "ns7", __version__, "refused", reason.splitlines()[0] if reason else "")
+        self._events.tell("upgrade", "ns7", __version__, "refused",
+                          f"{'; '.join(reason.splitlines())}, the running version stays")
 
     def _tell_counters(self, successor: Successor, attached: bool) -> None:
+        successor.send(Snapshot("", {"socket_drops": self._state.socket_drops()}))
         if not attached:
             for service in self._state.view().counters():
                 successor.send(Counters(service))
@@ -387,11 +388,14 @@ class Supervisor:
     async def _take_over(self, old: Predecessor) -> None:
         started: set[str] = set()
 
-        def start(name: str, snapshot: dict[str, Any]) -> None:
+        def on_snapshot(name: str, snapshot: dict[str, Any]) -> None:
+            if not name:                        # the supervisor's own
+                self._state.carry_drops(snapshot["socket_drops"])
+                return
             started.add(name)
             self._hosts.take_over(name, snapshot)
 
-        old.on_event, old.on_snapshot, old.on_counters = self._events.adopt, start, self._state.carry
+        old.on_event, old.on_snapshot, old.on_counters = self._events.adopt, on_snapshot, self._state.carry
         children = await self._workers.prepare(len(self._state.crew.workers))
         await self._hosts.prepare()
         self._workers.start(children)
@@ -424,10 +428,11 @@ class Supervisor:
             self._successor.send(Notice(list(event)))
 
     async def stop(self, request: Mapping[str, Any], user: str) -> dict[str, Any]:
-        """Begin to stop: nothing new is taken, what is in flight is still answered."""
-        log(f"asked to stop by {user}")
+        """Begin to stop: nothing new is taken, what is in flight is still answered. The pid is gone when it is over."""
+        if not self._done.done():
+            self._events.audit("stop", "running", "stopping", user)
         self._on_stop_signal()
-        return {}
+        return {"pid": os.getpid()}
 
 
 def _expected(error: BaseException | None) -> None:
@@ -471,6 +476,8 @@ async def _until_here(config: Config) -> bool:
 
 def run(config: Config, path: str, node: str | None) -> None:
     """Be the supervisor of this configuration. Raises StartError when it cannot be served."""
+    log.begin("", config.process.log)
+
     async def main() -> None:
         if not await _until_here(config):
             return
@@ -489,6 +496,7 @@ def succeed(path: str, node: str | None, channel: int) -> None:
         try:
             estate, inheritance = await predecessor.inheritance()
             config = load(path, node)
+            log.begin("", config.process.log)
             if config.admin.socket != estate.control:
                 raise StartError(f"admin.socket is {estate.control} and becomes {config.admin.socket}: "
                                  "this change needs a restart")

@@ -3,7 +3,8 @@
     old                                             new
     Inherit …, Estate  ───────────────────────────▶ checks the file, takes the listeners that it wants, reads the table
                        ◀─────────────── Prepared    its workers listen, everything else has loaded its code
-    Notice …, Snapshot …, Ended ──────────────────▶ each process starts with what its predecessor published last
+    Notice …, Snapshot …, Ended ──────────────────▶ each process starts with what its predecessor published last; the
+                                                    Snapshot of "" has what the supervisor itself has counted
                        ◀──────────────── Started
     MAINPID= to systemd, Succeed ─────────────────▶ READY=1; the control socket is its own
     its workers read no more and finish; EOF ─────▶ counters of the old workers become past

@@ -10,16 +10,17 @@ import os
 import signal
 import socket
 import struct
-import sys
 from collections.abc import Sequence
 
 import uvloop
 
 from balancer import __version__
+from balancer.component import WARNING
 from balancer.datapath.poller import DataPath
 from balancer.datapath.query import check_none_live
 from balancer.errors import ProtocolError
 from balancer.process.channel import Channel, broken, fatal
+from balancer.process.journal import Sparse, log
 from balancer.process.kinds import Kind
 from balancer.process.messages import (
     Admit,
@@ -36,6 +37,7 @@ from balancer.process.messages import (
     TcpReach,
 )
 
+KILLERS_TOLD = 10           # lines a minute about queries that servers refuse: a client can send many
 DRAIN = 1.0                 # seconds at most that a stopping worker goes on taking what waits in its sockets
 
 
@@ -50,6 +52,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self._drained = False
+        self._killers = Sparse(KILLERS_TOLD, 60.0)
         self._channel = Channel(end, self._on_message, self.stop, broken)
         self._channel.send(Imported(__version__))
 
@@ -96,8 +99,11 @@ class Worker:
     def _sweep(self) -> None:
         self._timer = self._loop.call_later(self._running.sweep(), self._sweep)
         for question, client in self._running.take_killers():
-            print(f"ns7 worker: two servers refused a query: {_named(question)} from {_client(client)}; it may have "
-                  "ended them, and is sent to no other", file=sys.stderr, flush=True)
+            line = self._killers.thin(
+                f"{WARNING}two servers refused a query: {_named(question)} from {_client(client)}; it may have ended "
+                "them, and is sent to no other", self._loop.time())
+            if line:
+                log(line)
         self._close_removed()
         if self._drained and self._running.in_flight == 0 and not self._running.tcp.busy and not self.ended.done():
             self.ended.set_result(None)

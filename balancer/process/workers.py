@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from balancer.component import WARNING
 from balancer.errors import StartError
 from balancer.process.children import Child, Log, Post, Reserve, told
 from balancer.process.events import Events
@@ -150,7 +151,8 @@ class Workers:
 
     def _replace_hung(self, member: Member) -> None:
         assert member.watch is not None and member.post.child is not None
-        self._log(f"worker {member.number} (pid {member.post.pid}): no sign of life for {member.watch.still:.1f} s")
+        self._log(f"{WARNING}worker {member.number} (pid {member.post.pid}): no sign of life for "
+                  f"{member.watch.still:.1f} s")
         member.hung, member.watch = True, None
         member.post.child.kill()
 

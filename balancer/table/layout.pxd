@@ -39,7 +39,7 @@ cdef extern from *:
     void check "NS7_CHECK"(bint condition) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 6          # raised by every change of a struct in this file
+    LAYOUT_VERSION = 7          # raised by every change of a struct in this file
     MAX_SERVICES = 64           # service slots
     MAX_SERVERS = 256           # server slots per service
     NAME_BYTES = 64             # a name is at most 63 bytes of ASCII, padded with zeros
@@ -269,4 +269,5 @@ cdef struct TcpRowServer:       # writer: the worker; whole cache lines
     uint64_t ignored[IGNORES]
     uint64_t latency_sum_ns
     uint64_t latency[LATENCY_BUCKETS]
-    uint64_t padding[2]
+    uint64_t failed_ns          # CLOCK_MONOTONIC of its newest failure: refused, lost, silent while others answered
+    uint64_t answered_ns        # newest answer

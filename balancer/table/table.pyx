@@ -382,6 +382,7 @@ cdef class Row(Region):
                 _move(<uint64_t *>&other.server_rows[slot], <uint64_t *>&self.server_rows[slot], sizeof(RowServer))
                 other.tcp_server_rows[slot].in_flight = other.tcp_server_rows[slot].open = 0
                 other.tcp_server_rows[slot].idle = 0
+                other.tcp_server_rows[slot].failed_ns = other.tcp_server_rows[slot].answered_ns = 0
                 _move(<uint64_t *>&other.tcp_server_rows[slot], <uint64_t *>&self.tcp_server_rows[slot],
                       sizeof(TcpRowServer))
         store_release(&self.header.moves, self.header.moves + 1)
@@ -455,6 +456,24 @@ cdef class Row(Region):
         cdef int slot
         return [(slot, load(&rows[slot].suspect_since_ns), load(&rows[slot].refused_ns))
                 for slot in range(min(used, <int>MAX_SERVERS)) if load(&rows[slot].suspect_until_ns) > now_ns]
+
+    def owed(self, int service, int used):
+        """Which of the slots 0..used-1 owe this worker an answer over UDP: (slot, whether a query is in flight, newest
+        refusal that no answer followed or 0, CLOCK_MONOTONIC ns)."""
+        cdef RowServer *rows = &self.server_rows[self._checked(service) * MAX_SERVERS]
+        cdef TcpRowServer *tcp = &self.tcp_server_rows[service * MAX_SERVERS]
+        cdef uint64_t refused
+        cdef bint waits
+        cdef int slot
+        found = []
+        for slot in range(min(used, <int>MAX_SERVERS)):
+            waits = load(&rows[slot].in_flight) > load(&tcp[slot].in_flight)
+            refused = load(&rows[slot].refused_ns)
+            if refused <= load(&rows[slot].seen_well_ns):
+                refused = 0
+            if waits or refused:
+                found.append((slot, waits, refused))
+        return found
 
     def seen_well_ns(self, int service, int slot):
         """When this worker last had a valid answer over UDP (CLOCK_MONOTONIC); 0: never."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from balancer.table.table import LATENCY_BOUNDS, ConfigTable, Row, ServerEntry
 from balancer.table.verdicts import DOWN, PROTOCOLS, SPARED, Found, Verdicts
@@ -43,6 +43,34 @@ def suspects(config: ConfigTable, rows: Sequence[Row], service: int, now_ns: int
             if since_ns > max(other.seen_well_ns(service, slot) for other in rows):
                 found[slot] = max(found.get(slot, 0), refused_ns if since_ns - refused_ns < REFUSED_LATELY_NS else 0)
     return found
+
+
+class Owed(NamedTuple):
+    """A server that owes clients an answer over UDP. Times are CLOCK_MONOTONIC ns, 0: never.
+
+    waits: a query is in flight; seen_ns: its newest answer to any worker; refused_ns: its newest refusal, if no answer
+    followed.
+    """
+
+    waits: bool
+    seen_ns: int
+    refused_ns: int
+
+
+def owed(config: ConfigTable, rows: Sequence[Row], service: int) -> dict[int, Owed]:
+    """Those servers of a service, by slot."""
+    used = max((entry.slot + 1 for entry in config.servers(service)), default=0)
+    found: dict[int, tuple[bool, int]] = {}
+    for row in rows:
+        for slot, waits, refused_ns in row.owed(service, used):
+            before = found.get(slot, (False, 0))
+            found[slot] = waits or before[0], max(refused_ns, before[1])
+    owing = {}
+    for slot, (waits, refused_ns) in found.items():
+        seen_ns = max(row.seen_well_ns(service, slot) for row in rows)
+        if waits or refused_ns > seen_ns:
+            owing[slot] = Owed(waits, seen_ns, refused_ns if refused_ns > seen_ns else 0)
+    return owing
 
 
 def state_of(entry: ServerEntry, verdicts: Sequence[Found], suspected: bool = False) -> str:

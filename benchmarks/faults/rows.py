@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import goals
-from benchmarks.faults.field import SERVERS, Field
+from benchmarks.faults.backends import KILLABLE
+from benchmarks.faults.field import MANY, Field
+from benchmarks.faults.killable import KILLER
 from benchmarks.faults.spoof import forge_unreachables
-from benchmarks.faults.trial import Fault, Trial
+from benchmarks.faults.trial import KEPT, LONE, Fault, Trial
 from benchmarks.report import Goal, at_least, at_most
+from benchmarks.servers import ZONE
 
 UPGRADES = 10
 SLOW = 0.4  # seconds, the round trip to a server that has become slow
@@ -48,35 +51,46 @@ def all_upgraded(trial: Trial) -> Sequence[Goal]:
     return [at_least("upgrades under load", sum(at < end for at in trial.upgraded), UPGRADES, digits=0)]
 
 
+def two_died(trial: Trial) -> Sequence[Goal]:
+    """A query that ends its servers met two of them at most, and the log names it."""
+    goals_ = [at_most("servers that died", len(trial.dead), goals.SERVERS_KILLED, digits=0)]
+    if trial.peer == "ns7":
+        goals_.append(at_least("lines of the log that name it", trial.log.count(f"{KILLER}.{ZONE}"), 1, digits=0))
+    return goals_
+
+
 def refuse_both(field: Field) -> None:
-    for name in SERVERS:
+    for name in field.names:
         field.refuse(name)
 
 
 def drop_bad_at_both(field: Field) -> None:
-    for name in SERVERS:
+    for name in field.names:
         field.drop_bad(name)
 
 
 ROWS: dict[str, Fault] = {
-    "killed": Fault("server killed", lambda field: field.kill("s1"), slowest=goals.NOTICED_SLOWEST),
+    "killed": Fault("server killed", lambda field: field.kill("s1"), slowest=goals.NOTICED_SLOWEST, tcp=KEPT),
     "frozen": Fault(
         "server frozen, then thawed",
         lambda field: field.freeze("s1"),
         lambda field: field.thaw("s1"),
         slowest=goals.SILENT_SLOWEST,
+        tcp=KEPT,
     ),
     "cut": Fault(
         "host cut off, then back",
         lambda field: field.network.cut("s1"),
         lambda field: field.network.mend("s1"),
         slowest=goals.SILENT_SLOWEST,
+        tcp=KEPT,
     ),
     "dropped": Fault(
         "packets dropped, then not",
         lambda field: field.network.drop("s1"),
         lambda field: field.network.allow("s1"),
         slowest=goals.SILENT_SLOWEST,
+        tcp=KEPT,
     ),
     "slow": Fault(
         "latency rises to 400 ms",
@@ -84,6 +98,7 @@ ROWS: dict[str, Fault] = {
         lambda field: field.network.delay("s1", field.latency / 2),
         slowest=goals.DELAYED_SLOWEST,
         judges=[other_is_not_overrun],
+        tcp=KEPT,
     ),
     "returns": Fault(
         "server killed, comes back",
@@ -93,6 +108,7 @@ ROWS: dict[str, Fault] = {
         seconds=18.0,
         slowest=goals.NOTICED_SLOWEST,
         judges=[ramped_up],
+        tcp=KEPT,
     ),
     "both": Fault(
         "both down, one back after 1 s",
@@ -102,6 +118,7 @@ ROWS: dict[str, Fault] = {
         seconds=6.0,
         each=True,
         judges=[answered_after_return],
+        tcp=KEPT,
     ),
     "mixed": Fault(
         "200 qps that nobody answers mixed in",
@@ -117,6 +134,7 @@ ROWS: dict[str, Fault] = {
         seconds=10.0,
         slowest=goals.NOTICED_SLOWEST,
         peers=("ns7", "nginx"),
+        tcp=LONE,
     ),
     "upgrade": Fault(
         f"ns7 upgrade, {UPGRADES} times, once refused",
@@ -125,12 +143,21 @@ ROWS: dict[str, Fault] = {
         slowest=goals.UPGRADED_SLOWEST,
         judges=[all_upgraded],
         peers=("ns7",),
+        tcp=LONE,
     ),
     "restart": Fault(
         "restarted, sockets kept by the manager",
         lambda field: field.restart(),
         slowest=goals.RESTARTED_SLOWEST,
         managed=True,
+    ),
+    "killer": Fault(
+        "a query that kills its servers, 4 of them",
+        lambda field: field.ask_killer(),
+        slowest=goals.SILENT_SLOWEST,
+        judges=[two_died],
+        servers=MANY,
+        backend=KILLABLE,
     ),
     "spoofed": Fault(
         f"{FORGED:,} forged port-unreachables",

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks import peers, servers
+from benchmarks.faults.backends import Backend
 from benchmarks.faults.field import SERVERS, START_SECONDS, Field
 from benchmarks.lab import Address, LabError
 from benchmarks.load import wait_answer
@@ -19,6 +20,10 @@ from benchmarks.report import Goal
 from tests.helpers.unit import Manager
 
 RATE = 5_000
+# Clients over TCP: pipelined on connections that stay, or a connection per query, at a rate the client can keep.
+KEPT, LONE = "kept", "lone"
+TCP = {KEPT: ["--tcp", "--connections", "64"], LONE: ["--tcp"]}
+LONE_RATE = 500
 LISTEN_PORT = 5301
 STEP, LEAST_WAIT = 0.25, 0.005
 LISTED = 200
@@ -29,7 +34,8 @@ LATE_LINE = 0.02  # seconds by which a delay line may be late before its latenci
 class Fault:
     """`begin` is called `at` seconds after the start of the load, `end` at `until`. `bad` queries per second that
     no server answers are mixed in. `slowest` is the bar (seconds) by latency (ms). `peers`: whom it can happen to.
-    managed: ns7 runs under a service manager that keeps its sockets."""
+    managed: ns7 runs under a service manager that keeps its sockets. tcp: what clients over TCP do, "" when it does not
+    happen to them. servers, backend: when it takes other servers than the usual ones."""
 
     what: str
     begin: Callable[[Field], object]
@@ -44,12 +50,15 @@ class Fault:
     judges: Sequence[Callable[[Trial], Sequence[Goal]]] = ()
     peers: Sequence[str] = ("ns7", "dnsdist", "nginx")
     managed: bool = False
+    tcp: str = ""
+    servers: Sequence[str] = SERVERS
+    backend: Backend | None = None
 
 
 @dataclass
 class Trial:
     """What was seen. `samples` are (second, datagrams that came to s1, to s2) so far; `began` and `ended` when the
-    fault did, by the same clock."""
+    fault did, by the same clock. dead: the servers that ended by themselves; log: what the balancer said."""
 
     fault: Fault
     peer: str
@@ -59,6 +68,8 @@ class Trial:
     ended: float
     line_late: float
     upgraded: Sequence[float]  # CLOCK_MONOTONIC
+    dead: Sequence[str] = ()
+    log: str = ""
     remarks: str = ""
 
     def shares(self, since: float, until: float) -> tuple[float, float]:
@@ -118,11 +129,14 @@ def run_trial(field: Field, fault: Fault, name: str, command: str) -> Trial:
         field.balancer = running = start_peer(field, name, command)
         stack.callback(field.lab.stop, running.process)
         stack.callback(field.restore)
-        for server in SERVERS:
+        for server in field.names:
             field.network.line(server)  # its lateness counts from here
         prefix = field.network["client"].prefix
         more = ["--each"] if fault.each else []
-        client = Client(field.lab, "client", running.target, field.queries, fault.rate, fault.seconds, more, prefix)
+        if field.tcp:
+            more += TCP[fault.tcp]
+        rate = min(fault.rate, LONE_RATE) if field.tcp and fault.tcp == LONE else fault.rate
+        client = Client(field.lab, "client", running.target, field.queries, rate, fault.seconds, more, prefix)
         bad = None
         if fault.bad:
             bad = Client(
@@ -137,10 +151,11 @@ def run_trial(field: Field, fault: Fault, name: str, command: str) -> Trial:
         result = client.result()
         if bad:
             bad.result()
-        late = max(field.network.line(server).late for server in SERVERS)
+        late = max(field.network.line(server).late for server in field.names)
+        dead, log = field.dead(), running.process.log.read_text(errors="replace")
         if not running.process.alive():
             raise LabError(f"{name} has ended: {running.process.last_words()}")
-    return Trial(fault, name, result, samples, clock.done[0], clock.done[1], late, field.upgraded)
+    return Trial(fault, name, result, samples, clock.done[0], clock.done[1], late, field.upgraded, dead, log)
 
 
 def start_peer(field: Field, name: str, command: str) -> Running:
@@ -149,7 +164,7 @@ def start_peer(field: Field, name: str, command: str) -> Running:
     listen = Address(director.address4, LISTEN_PORT)
     plan = peers.Plan(
         f"peer-{name}", listen, list(field.addresses.values()), 1, command, tuple(director.prefix), checks=True,
-        manager=field.manager,
+        manager=field.manager, tcp=field.tcp,
     )
     start = peers.KINDS[name].start
     if start is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -65,8 +66,8 @@ class Record:
 
     def send(self, now: int) -> int:
         """A query leaves now; its number."""
+        self.taken.append(NONE)     # first: another thread may be reading up to what was sent
         self.sent.append(now)
-        self.taken.append(NONE)
         return len(self.sent) - 1
 
     def answer(self, number: int, at: int, rcode: int) -> None:
@@ -87,6 +88,15 @@ class Record:
         """For how long of a query's time the client itself stood still (ns)."""
         begin, end = self.sent[number], self.sent[number] + self.taken[number]
         return sum(max(0, min(end, until) - max(begin, since)) for since, until in self.stalls)
+
+    def lost(self, since: int, until: int, limit: int) -> list[int]:
+        """When those queries were sent, from `since` to before `until`, that had no answer within `limit` so far."""
+        numbers = range(bisect_left(self.sent, since), bisect_left(self.sent, until))
+        return [self.sent[number] for number in numbers if not 0 <= self.taken[number] <= limit]
+
+    def count(self, since: int, until: int) -> int:
+        """Queries sent from `since` to before `until`."""
+        return bisect_left(self.sent, until) - bisect_left(self.sent, since)
 
     def result(
         self,

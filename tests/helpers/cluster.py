@@ -4,8 +4,9 @@
         cluster.serve("ns7c1"); cluster.serve("ns7c2")
         one, other = cluster.director("ns7c0"), cluster.director("ns7c1")
 
-ns7c0, ns7c1, ns7c2 have 192.0.2.87 to .89, the virtual address is .90 (and 2001:db8::90); the client is .1. Both
-directors have the same file; [nodes] tells them apart. keepalived can stand in for one of them.
+ns7c0, ns7c1, ns7c2 have 192.0.2.87 to .89, the virtual address is .90 (and 2001:db8::90); the client is .1. A cluster
+of IPv6 alone has no IPv4 address anywhere. Both directors have the same file; [nodes] tells them apart. keepalived can
+stand in for one of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,7 @@ from tests.helpers import processes, wire
 from tests.helpers.client import Client
 from tests.helpers.config import Settings
 from tests.helpers.daemon import Balancer
+from tests.helpers.nameconf import at, named_options
 from tests.helpers.need import require_program
 from tests.helpers.netns import require_netns
 from tests.helpers.network import DEVICE, Network
@@ -36,21 +38,6 @@ HOSTS = {"client": 1, "ns7c0": 87, "ns7c1": 88, "ns7c2": 89}
 DIRECTORS = {"ns7c0": 200, "ns7c1": 100}
 VIP, VIP6, VRID = "192.0.2.90", "2001:db8::90", 7
 KEY = "for these tests only, and no secret at all"
-
-NAMED_CONF = """options {{
-  directory "{folder}";
-  pid-file "{folder}/named.pid";
-  session-keyfile "{folder}/session.key";
-  managed-keys-directory "{folder}";
-  {listen}
-  recursion no;
-  dnssec-validation no;
-  empty-zones-enable no;
-  notify no;
-}};
-controls {{ }};
-zone "{zone}" {{ type primary; file "zone"; }};
-"""
 
 KEEPALIVED_CONF = """global_defs {{
   router_id test
@@ -85,23 +72,38 @@ class ClusterSettings(Settings):
 
 
 class Cluster:
-    """Namespaces, name servers, directors: all ended with it."""
+    """Namespaces, name servers, directors: all ended with it.
 
-    def __init__(self, folder: Path, interval: str = "300ms", *, vip6: bool = False, peers: bool = False,
+    vips: the virtual addresses, the first one is asked; more: further lines of [failover], and sections.
+    """
+
+    def __init__(self, folder: Path, interval: str = "300ms", *, vips: Sequence[str] = (VIP,), peers: bool = False,
                  more: str = "", directors: Mapping[str, int] = DIRECTORS) -> None:
         require_netns()
-        self.folder, self.interval, self.vip6, self.peers = folder, interval, vip6, peers
+        self.folder, self.interval, self.vips, self.peers = folder, interval, tuple(vips), peers
         self.directors = dict(directors)
         self._stack = contextlib.ExitStack()
         self.network = self._stack.enter_context(Network(HOSTS))
         key = folder / "key"
         key.write_text(KEY)
         key.chmod(0o600)
-        addresses = [VIP, *([VIP6] if vip6 else [])]
-        listed = [self.network[name].address4 for name in DIRECTORS] if peers else []
+        if VIP not in vips:
+            for name in HOSTS:
+                self.network[name].ip("-4", "address", "flush", "dev", DEVICE)
+        listed = [self.own(name) for name in DIRECTORS] if peers else []
         self.section = "\n".join([
             "[failover]", f'interface = "{DEVICE}"', f"virtual_router_id = {VRID}", f'interval = "{interval}"',
-            f"addresses = {addresses}", f"peers = {listed}", f'key_file = "{key}"', more]).replace("'", '"') + "\n"
+            f"addresses = {list(vips)}", f"peers = {listed}", f'key_file = "{key}"', more]).replace("'", '"') + "\n"
+
+    @property
+    def vip(self) -> str:
+        """The virtual address that is asked."""
+        return self.vips[0]
+
+    def own(self, name: str) -> str:
+        """A host's own address."""
+        host = self.network[name]
+        return host.address4 if VIP in self.vips else host.address6
 
     def __enter__(self) -> Self:
         return self
@@ -122,13 +124,14 @@ class Cluster:
             shutil.chown(folder, user)
         (folder / "zone").write_text(ZONE_TEXT)
         if listen is None:
-            listen = f"listen-on {{ {host.address4}; }}; listen-on-v6 {{ none; }};"
+            listen = at(self.own(name))
         config = folder / "named.conf"
-        config.write_text(NAMED_CONF.format(folder=folder, listen=listen, zone=ZONE))
+        config.write_text(named_options(folder, listen)
+                          + f'controls {{ }};\nzone "{ZONE}" {{ type primary; file "zone"; }};\n')
         with (folder / "log").open("wb") as log:
             words = [program, "-g", "-n", "1", "-c", str(config), *(["-u", user] if user else [])]
             process = host.popen(*words, stdout=log, stderr=log)
-        wait_for(f"named on {name}", lambda: self.answers(host.address4, "client"), 20)
+        wait_for(f"named on {name}", lambda: self.answers(self.own(name), "client"), 20)
         return process
 
     def pair(self, **settings: Any) -> tuple[Balancer, Balancer]:
@@ -151,8 +154,8 @@ class Cluster:
         """
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        listen = [f"{VIP}:53", *([f"[{VIP6}]:53"] if self.vip6 else [])]
-        servers = [f"{self.network[server].address4}:53" for server in ("ns7c1", "ns7c2")]
+        listen = [at_port(address) for address in self.vips]
+        servers = [at_port(self.own(server)) for server in ("ns7c1", "ns7c2")]
         settings = {"more": self.section if failover else "", **settings}
         balancer = Balancer(
             folder, servers, listen, wait=wait, prefix=self.network[name].prefix, env={"NS7_NODE": name, **(env or {})},
@@ -195,20 +198,21 @@ class Cluster:
 
     def holders(self) -> list[str]:
         """The hosts that have the virtual address."""
-        return [name for name in DIRECTORS if f"inet {VIP}/" in self.network[name].run("ip", "-4", "address")]
+        return [name for name in DIRECTORS if f" {self.vip}/" in self.network[name].run("ip", "address")]
 
     def wait_holder(self, name: str, seconds: float = 10) -> None:
         wait_for(f"{name} alone has the address", lambda: self.holders() == [name], seconds)
 
-    def answers(self, address: str = VIP, host: str = "client") -> bool:
-        """Whether one query is answered now."""
-        with self.network[host].entered(), contextlib.suppress(AssertionError, OSError), Client(f"{address}:53") as one:
+    def answers(self, address: str = "", host: str = "client") -> bool:
+        """Whether one query is answered now, by the virtual address if no other is named."""
+        asked = at_port(address or self.vip)
+        with self.network[host].entered(), contextlib.suppress(AssertionError, OSError), Client(asked) as one:
             return wire.rcode(one.ask(wire.query(ZONE, "SOA"), 0.5)) == wire.RCODES["NOERROR"]
         return False
 
-    def neighbour(self, host: str, address: str = VIP) -> str:
-        """The MAC that a host has for an address."""
-        words = self.network[host].run("ip", "neigh", "show", address).split()
+    def neighbour(self, host: str) -> str:
+        """The MAC that a host has for the virtual address."""
+        words = self.network[host].run("ip", "neigh", "show", self.vip).split()
         return words[words.index("lladdr") + 1] if "lladdr" in words else ""
 
     def mac(self, name: str) -> str:
@@ -216,10 +220,15 @@ class Cluster:
 
     def load(self, seconds: float, schedule: Schedule = (), qps: float = 1000, patience: float = 3.0) -> Result:
         """The one-shot client on the host "client" asking the virtual address; see benchmarks.oneshot."""
-        plan = Plan((VIP, 53), qps, seconds, [wire.query(f"n{number}.wild.{ZONE}") for number in range(500)], 16,
+        plan = Plan((self.vip, 53), qps, seconds, [wire.query(f"n{number}.wild.{ZONE}") for number in range(500)], 16,
                     patience)
         with self.network["client"].entered():
             return run(plan, schedule)
+
+
+def at_port(address: str) -> str:
+    """The address with port 53."""
+    return f"[{address}]:53" if ":" in address else f"{address}:53"
 
 
 def signal_all(balancer: Balancer, number: signal.Signals) -> None:

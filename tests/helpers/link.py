@@ -29,7 +29,8 @@ class MemoryLink:
     def publish(self, snapshot: Mapping[str, Any]) -> None:
         self.published.append(snapshot)
 
-    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]]) -> None:
+    def serve(self, verb: str, handler: Callable[[Mapping[str, Any]], Any | Awaitable[Any]],
+              state: Callable[[], str] | None = None) -> None:
         self.served[verb] = handler
 
     async def request(self, kind: str, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any:
@@ -57,6 +58,9 @@ class MemoryLink:
     def on_stop(self, handler: Callable[[], None]) -> None:
         self.handlers["stop"] = handler
 
+    def on_hand_over(self, handler: Callable[[], Mapping[str, Any]]) -> None:
+        self.handlers["hand over"] = handler
+
     @property
     def snapshot(self) -> Mapping[str, Any]:
         """What was published last, as JSON would bring it."""
@@ -75,7 +79,7 @@ class MemoryLink:
         return json.loads(text)
 
     def tell(self, what: str, *arguments: Any) -> None:
-        """Call the handler that was given for "config", "event", "snapshot" or "stop"."""
+        """Call the handler that was given for "config", "event", "snapshot", "stop" …"""
         self.handlers[what](*arguments)
 
 

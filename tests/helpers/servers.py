@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.helpers import processes, wire
 from tests.helpers.client import Client
+from tests.helpers.nameconf import at, named_options, nsd_server
 from tests.helpers.need import require_program
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import wait_for
@@ -34,51 +35,14 @@ alias CNAME www
 empty TXT ""
 """ + "".join(f'large TXT "{number:02}{"x" * 248}"\n' for number in range(LARGE))
 
-NSD_CONF = """server:
-  ip-address: 127.0.0.1@{port}
-  server-count: 1
-  username: ""
-  chroot: ""
-  zonesdir: "{folder}"
-  database: ""
-  pidfile: "{folder}/nsd.pid"
-  xfrdfile: "{folder}/nsd.xfrd"
-  xfrdir: "{folder}"
-  zonelistfile: "{folder}/nsd.zonelist"
-  rrl-ratelimit: 0
-remote-control:
-  control-enable: no
-zone:
-  name: {zone}
-  zonefile: zone
-  provide-xfr: 0.0.0.0/0 NOKEY
-"""
-
-NAMED_CONF = """options {{
-  directory "{folder}";
-  pid-file "{folder}/named.pid";
-  session-keyfile "{folder}/session.key";
-  managed-keys-directory "{folder}";
-  listen-on port {port} {{ 127.0.0.1; }};
-  listen-on-v6 {{ none; }};
-  recursion no;
-  dnssec-validation no;
-  empty-zones-enable no;
-  notify no;
-  rrset-order {{ order none; }};
-  minimal-responses yes;
-}};
-controls {{ }};
-key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
-zone "{zone}" {{ type primary; file "zone"; allow-update {{ key "{key}"; }}; }};
-"""
-
-
 @contextlib.contextmanager
 def nsd(folder: Path) -> Iterator[str]:
     """NSD serving ZONE; its address."""
     program = require_program("nsd", "nsd")
-    config, port = _write(folder, NSD_CONF)
+    port = _write_zone(folder)
+    config = folder / "server.conf"
+    config.write_text(nsd_server(folder, [f"127.0.0.1@{port}"])
+                      + f"zone:\n  name: {ZONE}\n  zonefile: zone\n  provide-xfr: 0.0.0.0/0 NOKEY\n")
     with _running([program, "-d", "-c", str(config)], folder, port) as address:
         yield address
 
@@ -87,20 +51,24 @@ def nsd(folder: Path) -> Iterator[str]:
 def named(folder: Path, prepare: Callable[[Path], None] | None = None) -> Iterator[str]:
     """BIND serving ZONE, updates allowed with KEY_NAME; its address. `prepare(folder)` may write another zone."""
     program = require_program("named", "bind9")
-    config, port = _write(folder, NAMED_CONF)
+    port = _write_zone(folder)
+    config = folder / "server.conf"
+    config.write_text(
+        named_options(folder, at("127.0.0.1", port),
+                      "recursion no; rrset-order { order none; }; minimal-responses yes;")
+        + f'controls {{ }};\nkey "{KEY_NAME}" {{ algorithm hmac-sha256; secret "{KEY_SECRET}"; }};\n'
+        f'zone "{ZONE}" {{ type primary; file "zone"; allow-update {{ key "{KEY_NAME}"; }}; }};\n')
     if prepare is not None:
         prepare(folder)
     with _running([program, "-g", "-n", "1", "-c", str(config)], folder, port) as address:
         yield address
 
 
-def _write(folder: Path, template: str) -> tuple[Path, int]:
+def _write_zone(folder: Path) -> int:
+    """Also a port for whoever serves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
     (folder / "zone").write_text(ZONE_TEXT)
-    config = folder / "server.conf"
-    config.write_text(template.format(folder=folder, port=port, zone=ZONE, key=KEY_NAME, secret=KEY_SECRET))
-    return config, port
+    return free_port()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -47,8 +48,13 @@ class Hosts:
         assert isinstance(found, dict)
         return found
 
-    def kill_somewhere(self, victim: SyncHost, after: float) -> None:
-        """Edit every zone, refresh, kill the sync process `after` seconds; then all must be of one generation again."""
+    def kill_somewhere(self, number: int) -> None:
+        """Edit every zone, refresh, kill a sync process meanwhile; what its successor settles must be one generation,
+        and so must be what comes after.
+
+        number: every fourth kill is the publisher's, and each has its own moment, always the same.
+        """
+        victim, after = self.publisher if number % 4 == 3 else self.puller, random.Random(number).uniform(0.1, 1.0)
         names = list(self.field.publisher.zones)
         for name in names:
             self.edit(name)
@@ -62,9 +68,12 @@ class Hosts:
         wait_for("another one", lambda: victim.sync_pid not in (0, pid), 20)
         self.publisher.wait_running()
         self.puller.wait_running()
-        self.refresh("--wait")
+        done = self.puller.sync("sync", "now")
         served = self.field.served()
-        assert len(set(served.values())) == 1, f"a mix: {served}"
+        assert done.returncode == 0 and len(set(served.values())) == 1, f"a mix: {served}, {done.stdout}{done.stderr}"
+        self.refresh("--wait")
+        wanted = {name: self.field.publisher.serial(name) for name in names}
+        assert self.field.served() == wanted and len(set(wanted.values())) == 1
 
     def send(self, wire: bytes) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -12,6 +12,7 @@ from typing import Self
 
 from tests.helpers import processes, wire
 from tests.helpers.client import Client
+from tests.helpers.nameconf import at, named_options, nsd_server
 from tests.helpers.need import require_program
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import wait_for
@@ -94,30 +95,9 @@ class Zoned:
 
     def _named(self) -> str:
         served = "".join(f'zone "{zone}" {{ type primary; file "{zone}.zone"; }};\n' for zone in self.zones)
-        options = self.more or "recursion no;"
-        return f"""options {{
-  directory "{self.folder}"; pid-file "{self.folder}/pid"; session-keyfile "{self.folder}/session.key";
-  managed-keys-directory "{self.folder}"; listen-on port {self.port} {{ {self.host}; }}; listen-on-v6 {{ none; }};
-  dnssec-validation no; empty-zones-enable no; notify no; {options}
-}};
-controls {{ }};
-{served}"""
+        return (named_options(self.folder, at(self.host, self.port), self.more or "recursion no;")
+                + "controls { };\n" + served)
 
     def _nsd(self) -> str:
         served = "".join(f'zone:\n  name: {zone}\n  zonefile: "{zone}.zone"\n' for zone in self.zones)
-        return f"""server:
-  ip-address: {self.host}@{self.port}
-  server-count: 1
-  username: ""
-  chroot: ""
-  zonesdir: "{self.folder}"
-  database: ""
-  pidfile: "{self.folder}/pid"
-  xfrdfile: "{self.folder}/xfrd"
-  xfrdir: "{self.folder}"
-  zonelistfile: "{self.folder}/zonelist"
-  rrl-ratelimit: 0
-  {self.more}
-remote-control:
-  control-enable: no
-{served}"""
+        return nsd_server(self.folder, [f"{self.host}@{self.port}"], more=f"  {self.more}\n") + served

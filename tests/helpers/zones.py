@@ -24,6 +24,7 @@ from sync.samples import rsyncd
 from sync.store import Store
 from tests.helpers import processes
 from tests.helpers.daemon import Balancer, run_command
+from tests.helpers.nameconf import at, named_options
 from tests.helpers.need import require_program
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import PATIENCE, wait_for
@@ -32,22 +33,6 @@ SECRET = "c3luYyBzY2VuYXJpb3Mgb25seSwgbm90IGEgc2VjcmV0IQ=="
 KEY = f'key "sync" {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n'
 HOST = "127.0.0.1"
 LONGEST = 320.0     # seconds for a command: more than it waits itself
-
-OPTIONS = """options {{
-    directory "{folder}";
-    pid-file "{folder}/named.pid";
-    session-keyfile "{folder}/session.key";
-    managed-keys-directory "{folder}";
-    listen-on port {port} {{ 127.0.0.1; }};
-    listen-on-v6 {{ none; }};
-    recursion no;
-    dnssec-validation no;
-    empty-zones-enable no;
-    notify no;
-}};
-key "rndc" {{ algorithm hmac-sha256; secret "{secret}"; }};
-controls {{ inet 127.0.0.1 port {control} allow {{ 127.0.0.1; }} keys {{ "rndc"; }}; }};
-"""
 
 
 def zone_text(name: str, serial: int, records: int = 20, more: str = "") -> str:
@@ -80,8 +65,10 @@ class NameServer:
                 f"{self.folder}/rndc.key"]
 
     def write_conf(self) -> None:
-        head = OPTIONS.format(folder=self.folder, port=self.port, control=self.control, secret=SECRET)
-        self.conf.write_text(head + self.more + "".join(self.zones.values()))
+        control = (f'key "rndc" {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n'
+                   f'controls {{ inet {HOST} port {self.control} allow {{ {HOST}; }} keys {{ "rndc"; }}; }};\n')
+        self.conf.write_text(named_options(self.folder, at(HOST, self.port)) + control + self.more
+                             + "".join(self.zones.values()))
 
     def file(self, name: str) -> Path:
         return self.folder / "zones" / f"{name}.zone"

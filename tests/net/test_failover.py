@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import socket
 import struct
@@ -21,6 +22,7 @@ from tests.helpers import processes
 from tests.helpers.cluster import VIP, VIP6, VRID, Cluster, failover_pid, signal_all
 from tests.helpers.daemon import COMMAND, Balancer
 from tests.helpers.network import DEVICE
+from tests.helpers.pair import Pair
 from tests.helpers.waiting import wait_for
 
 pytestmark = pytest.mark.net
@@ -30,40 +32,12 @@ INTERVAL = 0.3
 DOWN = 3 * INTERVAL + (256 - 100) * INTERVAL / 256      # of the standby
 
 
-class Pair:
-    """A cluster with both directors, ns7c0 active."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        cluster.serve("ns7c1")
-        cluster.serve("ns7c2")
-        self.one, self.other = cluster.pair()
-        self.settle()
-
-    def settle(self) -> None:
-        """As at the beginning."""
-        for balancer in (self.one, self.other):
-            assert balancer.request("failover.auto")["ok"]
-        self.cluster.wait_holder("ns7c0")
-        wait_for("both hear each other", lambda: all(self.cluster.state(each).get("heard") for each in
-                                                     (self.one, self.other)))
-        wait_for("answers", self.cluster.answers)
-
-    def counts(self, balancer: Balancer) -> dict[str, int]:
-        counts: dict[str, int] = self.cluster.state(balancer)["counts"]
-        return counts
-
-    def transitions(self) -> int:
-        return sum(self.counts(each).get("transitions", 0) for each in (self.one, self.other))
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with Cluster(tmp_path_factory.mktemp("cluster"), vip6=True) as cluster:
+    with Cluster(tmp_path_factory.mktemp("cluster"), vips=[VIP, VIP6]) as cluster:
         pair = Pair(cluster)
         yield pair
-        pair.other.stop()
-        pair.one.stop()
+        pair.stop()
 
 
 @pytest.fixture
@@ -101,7 +75,7 @@ def test_one_holds_the_address_and_both_families_move(pair: Pair) -> None:
     assert f"inet {VIP}/32 scope global dynamic noprefixroute" in shown
     assert f"inet6 {VIP6}/128" in shown and f"inet6 {frames.link_local(VRID)}/128" in shown
     with cluster.network["client"].entered():
-        wait_for("IPv6 is served", lambda: cluster.answers(f"[{VIP6}]"))
+        wait_for("IPv6 is served", lambda: cluster.answers(VIP6))
 
 
 def test_release_and_return_lose_nothing(pair: Pair) -> None:
@@ -172,6 +146,19 @@ def test_poisoned_caches_are_healed(pair: Pair) -> None:
     cluster.network["client"].ip("neigh", "replace", VIP, "lladdr", "02:00:00:00:00:66", "nud", "stale", "dev", DEVICE)
     assert pair.one.command("arp").returncode == 0
     wait_for("the true address", lambda: cluster.neighbour("client") == cluster.mac("ns7c0"))
+
+
+@pytest.mark.long
+def test_the_next_refresh_heals_client_and_switch(pair: Pair) -> None:
+    cluster, before = pair.cluster, pair.one.settings.more
+    pair.one.reload(more=before.replace("[failover]\n", '[failover]\narp_refresh = "1s"\n'))
+    mac, wrong = cluster.mac("ns7c0"), cluster.mac("ns7c2")
+    cluster.network["client"].ip("neigh", "replace", VIP, "lladdr", wrong, "nud", "stale", "dev", DEVICE)
+    cluster.network.switch.run("bridge", "fdb", "replace", mac, "dev", "ns7c2", "master", "dynamic")
+    wait_for("the client", lambda: cluster.neighbour("client") == mac, 3)
+    wait_for("the switch", lambda: f"{mac} dev ns7c0 " in cluster.network.switch.run("bridge", "fdb", "show"), 3)
+    assert cluster.answers()
+    pair.one.reload(more=before)
 
 
 def sent_by(cluster: Cluster, host: str, message: bytes, ttl: int = 255) -> None:
@@ -262,6 +249,15 @@ def test_what_operators_change_follows_to_the_other_director(pair: Pair) -> None
     done = pair.one.command("server", "drain", "s2")
     assert done.returncode == 0, done.stderr
     wait_for("drained there", lambda: states(pair.other)[1] == "drained")
+    assert "by root on ns7c0" in pair.other.command("status").stdout
+    assert pair.other.command("failover", "takeover").returncode == 0
+    before = [server["queries"] for server in pair.other.service()["servers"]]
+    wait_for("answers", pair.cluster.answers)
+    after = [server["queries"] for server in pair.other.service()["servers"]]
+    assert after[0] > before[0] and after[1] == before[1], "and it counts there"
+    assert re.search(r"audit failover.takeover: standby, auto → active, taken: by root", pair.other.output())
+    shown = pair.one.command("status").stdout
+    assert "failover: standby since" in shown and f"{VIP}, {VIP6} held by 192.0.2.88" in shown
     done = pair.other.command("server", "set", "s2", "--state", "auto")
     assert done.returncode == 0, done.stderr
     wait_for("back here", lambda: states(pair.one) == ["up", "up"])
@@ -328,14 +324,20 @@ def test_split_brain_heals(pair: Pair, flaps: int) -> None:
 @pytest.mark.long
 def test_a_host_that_stood_still(pair: Pair) -> None:
     cluster = pair.cluster
-    for balancer in (pair.one, pair.other):
-        before = pair.transitions()
+    for balancer in pair.both:
+        before, announced = pair.transitions(), pair.counts(pair.one).get("sent announcements", 0)
         signal_all(balancer, signal.SIGSTOP)
         time.sleep(5)
         signal_all(balancer, signal.SIGCONT)
+        began = time.monotonic()
         cluster.wait_holder("ns7c0", 5)
+        assert time.monotonic() - began < 2
         wait_for("answers", cluster.answers)
-        assert pair.transitions() - before <= 2, "no storm"
+        wait_for("the winner is known", lambda: cluster.neighbour("client") == cluster.mac("ns7c0"))
+        if balancer is pair.one:
+            assert pair.counts(pair.one)["sent announcements"] > announced
+        time.sleep(3)
+        assert cluster.holders() == ["ns7c0"] and pair.transitions() - before <= 2, "no storm"
         wait_for("noticed", lambda balancer=balancer: pair.counts(balancer).get("stalls"))       # type: ignore[misc]
 
 
@@ -357,7 +359,7 @@ def test_a_dead_host_answers_no_arp(tmp_path: Path) -> None:
         cluster.wait_holder("ns7c1", 7)
         assert cluster.answers()
         pair.one.kill()
-        wait_for("no standby is told", lambda: "standby director: missing" in pair.other.output(), 15)
+        wait_for("no standby is told", lambda: "standby director: ok → missing" in pair.other.output(), 15)
         pair.other.stop()
 
 

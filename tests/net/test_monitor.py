@@ -15,6 +15,7 @@ import pytest
 from tests.helpers import processes, wire
 from tests.helpers.client import Client
 from tests.helpers.daemon import COMMAND, ROOT
+from tests.helpers.nameconf import at, named_options
 from tests.helpers.need import missing, require_program
 from tests.helpers.netns import Namespace, require_netns
 from tests.helpers.waiting import wait_for
@@ -41,10 +42,8 @@ QUICK = ["-retry", "1", "-retransmit", "1"]         # what a dead server costs t
 
 
 def configuration(folder: Path) -> str:
-    text = f"""options {{ directory "{folder}"; pid-file "{folder}/pid"; session-keyfile "{folder}/session.key";
-      managed-keys-directory "{folder}"; listen-on {{ {GOOD}; {TWIN}; {OLD}; {LOST}; {BROKEN}; {CACHE}; {WRAPPED};
-      {EMPTY}; {ALIAS}; }}; listen-on-v6 {{ none; }}; dnssec-validation no; empty-zones-enable no; notify no; }};
-      controls {{ }};\n"""
+    listen = at("; ".join((GOOD, TWIN, OLD, LOST, BROKEN, CACHE, WRAPPED, EMPTY, ALIAS)))
+    text = named_options(folder, listen, "") + "controls { };\n"
     for number, (addresses, zones) in enumerate(VIEWS.items()):
         text += f'view "v{number}" {{ match-destinations {{ {addresses}; }}; recursion no;\n'
         for zone, records in zones.items():

@@ -18,7 +18,9 @@ from tests.conftest import StartBalancer, StartServer, StartTcpServer
 from tests.helpers import ports
 from tests.helpers.daemon import BATCH, Balancer
 from tests.helpers.need import require_program
+from tests.helpers.ports import free_address
 from tests.helpers.waiting import wait_for
+from tests.scenario.test_admin import answers, metrics
 from tests.scenario.test_servers import change
 
 LOOK = 0.05
@@ -75,7 +77,8 @@ def sums(counters: dict[str, Any]) -> int:
 
 def test_to_the_query(start: StartBalancer, nameserver: StartServer, tmp_path: Path) -> None:
     """Reloads in place and of the number of workers, a drain and its end, a weight, over UDP."""
-    balancer = start([nameserver().address, nameserver().address], workers=2)
+    http = free_address()
+    balancer = start([nameserver().address, nameserver().address], workers=2, http=[http])
     load = dnsperf(balancer, tmp_path, 800, 4.5, [
         (0.5, partial(balancer.reload, udp_timeout="3s")),
         (1.0, partial(change, balancer, "set", "s1", state="drained")),
@@ -90,6 +93,11 @@ def test_to_the_query(start: StartBalancer, nameserver: StartServer, tmp_path: P
     assert service["answers"] == load.completed
     legs = sum(server["queries"] for server in service["servers"])
     assert legs == service["queries"] + sum(server["resends"] for server in service["servers"])
+    wait_for("admin answers", lambda: answers(http))
+    told = metrics(http)
+    assert told["ns7_queries_total"] == load.sent and told["ns7_answers_total"] == load.completed
+    assert told["ns7_dropped_total"] == told["ns7_timeouts_total"] == told["ns7_inflight"] == 0
+    assert told["ns7_server_queries_total"] == load.sent + told["ns7_server_resends_total"]
 
 
 def test_killed_workers(start: StartBalancer, nameserver: StartServer, tmp_path: Path) -> None:

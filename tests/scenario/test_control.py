@@ -6,12 +6,13 @@ import contextlib
 import grp
 import json
 import os
+import pwd
 import random
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -19,7 +20,9 @@ from tests.conftest import StartBalancer, StartServer
 from tests.helpers.client import load
 from tests.helpers.daemon import Balancer
 from tests.helpers.need import missing
+from tests.helpers.ports import free_address, split
 from tests.helpers.waiting import wait_for
+from tests.scenario.test_components import WITNESS, running
 
 NONSENSE = [
     b"\n", b"{}\n", b"[]\n", b"null\n", b"1e999\n", b'{"verb": 7}\n', b'{"verb": "nonsense"}\n', b'{"verb": "a.b"}\n',
@@ -149,3 +152,83 @@ def test_group_that_may_use_it(start: StartBalancer, nameserver: StartServer) ->
     other = start([nameserver().address], admin={"socket_group": "no-such-group"}, wait=False)
     other.wait_ended(code=2)
     assert "there is no group no-such-group" in other.output()
+
+
+def events(balancer: Balancer, kind: str) -> list[tuple[str, str, str, str]]:
+    """(subject, before, after, reason) of the events of a kind, as /api/v1/events tells them."""
+    found = []
+    with socket.create_connection(split(balancer.settings.http[0]), timeout=1) as one:
+        one.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: test\r\n\r\n")
+        text = b""
+        with contextlib.suppress(TimeoutError):
+            one.settimeout(0.3)
+            while data := one.recv(65536):
+                text += data
+    for line in text.decode().splitlines():
+        if line.startswith("data: ") and (event := json.loads(line[6:]))["kind"] == kind:
+            found.append((event["subject"], event["before"], event["after"], event["reason"]))
+    return found
+
+
+@contextlib.contextmanager
+def acting_as(user: str) -> Iterator[None]:
+    """With the rights of another user, in folders that are open already."""
+    found, groups = pwd.getpwnam(user), os.getgroups()
+    os.setgroups([])
+    os.setegid(found.pw_gid)
+    os.seteuid(found.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def asked_as(user: str, balancer: Balancer, verb: str, **fields: Any) -> dict[str, Any]:
+    """One request by another user; PermissionError when the socket is not for it."""
+    with contextlib.chdir(balancer.folder), socket.socket(socket.AF_UNIX) as sock:
+        with acting_as(user):
+            sock.connect(balancer.control.name)
+        sock.settimeout(10)
+        with sock.makefile("rwb") as lines:
+            lines.write(json.dumps({"verb": verb, **fields}).encode() + b"\n")
+            lines.flush()
+            return answer(lines)
+
+
+def test_every_change_is_told_with_who_made_it(start: StartBalancer, nameserver: StartServer) -> None:
+    """In the log and in the events: of the supervisor's own verbs and of a component's."""
+    if os.geteuid() != 0:
+        missing("being another user needs root")
+    balancer = start([nameserver().address, nameserver().address], admin={"socket_group": "daemon"}, env=WITNESS,
+                     more="[witness]", http=[free_address()])
+    balancer.folder.chmod(0o711)
+    wait_for("all run", lambda: all(running(balancer, name) for name in ("witness", "admin")))
+    with pytest.raises(PermissionError):
+        asked_as("nobody", balancer, "status")
+    one, two = balancer.settings.servers
+    for verb, fields in (("server.set", {"server": "s1", "weight": 3}), ("server.saved", {"server": "dns/s1"}),
+                         ("server.remove", {"server": "s2"}), ("server.set", {"server": "s2", "reset": True}),
+                         ("witness.turn", {"arguments": {"to": 9}}), ("witness.turn", {"arguments": {"to": 9}}),
+                         ("witness.tell", {}), ("status", {})):
+        assert asked_as("daemon", balancer, verb, **fields)["ok"]
+    refused = asked_as("daemon", balancer, "witness.turn", arguments={"to": 13})
+    assert not refused["ok"], "it fails, and has changed something all the same"
+    balancer.rewrite(udp_timeout="3s")
+    assert asked_as("daemon", balancer, "reload")["ok"]
+    s1, s2 = f"{one}, weight", f"{two}, weight 1, state auto"
+    expected = [
+        ("server dns/s1", f"{s1} 1, state auto", f"{s1} 3, state auto"),
+        ("server.saved dns/s1", "live", f"in {balancer.config}"),
+        ("server dns/s2", s2, "removed"), ("server dns/s2", "removed", s2),
+        ("witness.turn", "0", "9"), ("witness.turn", "9", "13")]
+    told = wait_for("all are told", lambda: len(found := events(balancer, "audit")) == 7 and found)
+    assert [event[:3] for event in told[:6]] == expected and {event[3] for event in told} == {"by daemon"}
+    assert told[6][0] == "reload" and told[6][1] != told[6][2]
+    log = [line for line in balancer.output().splitlines() if line.startswith("ns7 audit ")]
+    assert log == [f"ns7 audit {subject}: {before} → {after}: {reason}" for subject, before, after, reason in told]
+    assert balancer.request("alert.list")["result"]["open_total"] == 0, "nobody is mailed"
+    assert asked_as("daemon", balancer, "stop")["ok"]
+    balancer.wait_ended()
+    assert "ns7 audit stop: running → stopping: by daemon" in balancer.output()

@@ -124,6 +124,11 @@ def test_killed_and_back(balancer: Balancer, farm: list[Zoned]) -> None:
     before = asked(balancer, 1)
     ask_all(balancer)
     assert asked(balancer, 1) == before, "a server that is down is not asked"
+    for fields in ({"state": "drained"}, {"weight": 0}):
+        answer = balancer.request("server.set", server="s1", **fields)
+        assert not answer["ok"] and "s1 is the last server of dns that is up" in answer["error"], answer
+    assert balancer.request("server.set", server="s2", state="drained")["ok"], "it takes nothing anyway"
+    assert balancer.request("server.set", server="s2", reset=True)["ok"]
     farm[1].start()
     wait_words(balancer, "up", "up")
     wait_for("no alert", lambda: told(balancer) == [])
@@ -153,11 +158,18 @@ def test_zone_removed_is_refused(balancer: Balancer, farm: list[Zoned]) -> None:
 
 
 def test_tcp_alone_is_dead(balancer: Balancer, farm: list[Zoned]) -> None:
-    """Its only connection is taken by one idle client after the other: TCP goes elsewhere, UDP does not."""
+    """Its only connection is taken by one idle client after the other: TCP goes elsewhere, UDP does not.
+
+    That clients go on being answered over UDP says nothing of TCP.
+    """
+    def degraded() -> bool:
+        ask_all(balancer)
+        return words(balancer) == ["up", "degraded"]
+
     with contextlib.ExitStack() as idle:
         for _ in range(100):
             idle.enter_context(socket.create_connection((farm[1].host, farm[1].port)))
-        wait_words(balancer, "up", "degraded")
+        wait_for("TCP is dead", degraded, FOUND, every=0.05)
         assert [found(balancer, 1, proto)["verdict"] for proto in ("udp", "tcp")] == ["up", "down"]
         assert "no answer within" in found(balancer, 1, "tcp")["reason"]
         wait_for("the alert", lambda: ("server", "dns/s2", "degraded") in told(balancer))

@@ -238,6 +238,11 @@ def test_mistakes_are_told_and_change_nothing(start: StartBalancer, nameserver: 
     assert status["generation"] == generation and status["live"] == []
     balancer.reload(service={"primary": "s1"})
     assert "is the primary of dns" in refused(balancer, "remove", "s1")
+    for fields in ({"weight": 0}, {"state": "drained"}):
+        assert "UPDATE and NOTIFY would fail" in refused(balancer, "set", "s1", **fields)
+    change(balancer, "set", "s1", weight=0, force=True)
+    change(balancer, "set", "s1", state="down")
+    change(balancer, "set", "s1", reset=True)
     done = balancer.command("server", "drain", "s11")
     assert done.returncode == 2 and "did you mean s1?" in done.stderr and not done.stdout
 
@@ -328,9 +333,13 @@ def test_who_did_what_and_when(start: StartBalancer, nameserver: StartServer) ->
 
     wait_for("in the status of the admin process", shown)
     log = balancer.output()
-    for line in (f"server dns/s1: weight 1 → 3, by {user}", f"server dns/s1: state auto → down, by {user}",
-                 f"server dns/s2: removed ({balancer.settings.servers[1]}), by {user}"):
-        assert line in log
+    one, two = (f"{address}, weight" for address in balancer.settings.servers)
+    for line in (f"audit server dns/s1: {one} 1, state auto → {one} 3, state auto: by {user}",
+                 f"audit server dns/s1: {one} 3, state auto → {one} 3, state down: by {user}",
+                 f"server dns/s1: up → down: state auto → down, by {user}",
+                 f"audit server dns/s2: {two} 1, state auto → removed: by {user}",
+                 f"server dns/s2: up → removed: removed ({balancer.settings.servers[1]}), by {user}"):
+        assert log.count(line) == 1, line
     wait_for("an alert", lambda: running(balancer, "alert") and "server dns/s1 is down" in balancer.output())
     change(balancer, "set", "s1", reset=True)
     wait_for("its end", lambda: "server dns/s1 is up, was down" in balancer.output())
@@ -407,8 +416,8 @@ def test_two_operators(start: StartBalancer, nameserver: StartServer) -> None:
     assert (found["s1"], found["s2"]) == (("up", 30), ("up", 130))
     last = next(one["value"] for one in balancer.status()["live"] if one["server"] == "s3")
     assert found["s3"] == ("up", last) and last in (30, 130)
-    changes = [line for line in balancer.output().splitlines() if "server dns/s3: weight" in line]
-    steps = [line.split("weight ")[1].split(",")[0].split(" → ") for line in changes]
+    changes = [line for line in balancer.output().splitlines() if "audit server dns/s3: " in line]
+    steps = [[word.split("weight ")[1].split(",")[0] for word in line.split(" → ")] for line in changes]
     assert all(before[1] == after[0] for before, after in pairwise(steps))
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import os
-import subprocess
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from sync.manifest import CONF, encode, sha256
 from sync.publish import Publisher
 from sync.pull import Failure, Puller
 from sync.store import Store
-from tests.helpers.need import missing, require_root
+from tests.helpers.disk import small_disk
 from tests.helpers.waiting import wait_for
 from tests.helpers.zones import SECRET, Field, field, zone_text
 
@@ -122,6 +121,58 @@ async def test_file_older_than_what_is_loaded(pair: Pair) -> None:
     os.utime(pair.at.file("z0.example"), (1_000_000_000, 1_000_000_000))
     await pair.sync()
     assert pair.at.serial("z0.example") == pair.to.serial("z0.example") == serial
+
+
+async def test_directory_that_leads_elsewhere(pair: Pair) -> None:
+    """named resolved relative paths when it read its configuration: a swapped link alone silently serves old data."""
+    folder, link = pair.at.folder, pair.at.folder / "link"
+    for name in ("one", "two"):
+        shutil.copytree(folder / "zones", folder / name / "zones")
+    link.symlink_to("one")
+    text = pair.at.conf.read_text()
+    pair.at.conf.write_text(text.replace(f'directory "{folder}"', f'directory "{link}"'))
+    await pair.sync()
+    serial = (pair.at.serial("z0.example") or 0) + 1
+    (folder / "two/zones/z0.example.zone").write_text(zone_text("z0.example", serial))
+    (folder / "new").symlink_to("two")
+    (folder / "new").rename(link)
+    await pair.sync()
+    assert pair.at.serial("z0.example") == pair.to.serial("z0.example") == serial
+    pair.at.edit("z0.example", serial)
+    pair.at.conf.write_text(text)
+    await pair.sync()
+
+
+async def test_configuration_that_named_has_not_read(pair: Pair) -> None:
+    """Only zones have changed, and the puller's named does not know ours: it is told to read its configuration."""
+    text = pair.to.conf.read_text()
+    pair.to.conf.write_text(text.replace(pair.to.more, ""))
+    pair.to.order("reconfig")
+    assert pair.to.ask("z0.example").rcode() == dns.rcode.REFUSED
+    pair.to.conf.write_text(text)
+    serial = bump(pair)
+    await pair.sync()
+    assert pair.to.serial("z0.example") == serial
+
+
+async def test_only_what_changed_is_loaded(pair: Pair) -> None:
+    """Other content: named reads neither its configuration nor another zone."""
+    before = pair.to.log.read_text()
+    bump(pair)
+    await pair.sync()
+    said = pair.to.log.read_text()[len(before):]
+    assert said.count(": loaded serial") == 1 and "loading configuration" not in said
+
+
+async def test_many_zones_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a few are loaded by one order."""
+    monkeypatch.setattr("sync.pull.RELOAD_EACH", 2)
+    monkeypatch.setattr("sync.named.RELOAD_EACH", 2)
+    for name in list(pair.at.zones)[:4]:
+        bump(pair, name)
+    before = len(pair.to.log.read_text())
+    await pair.sync()
+    assert pair.to.log.read_text()[before:].count("received control channel command 'reload'") == 1
 
 
 async def test_same_size_in_the_same_second(pair: Pair) -> None:
@@ -236,13 +287,19 @@ async def test_most_zones_vanish(pair: Pair) -> None:
 
 
 async def test_zones_that_named_writes(pair: Pair) -> None:
-    """Named, explained, never copied."""
+    """Named, explained, never copied; and neither are journals, nor what else lies beside the zones."""
     pair.at.add("dyn.example", options="allow-update { 127.0.0.1; };")
     pair.at.write_conf()
+    pair.at.file("z0.example").with_suffix(".zone.jnl").write_bytes(b"journal")
+    (pair.at.folder / "zones" / "Kz0.example.+013+00001.private").write_text("secret")
+    bump(pair)
     result = await pair.sync()
     (left,) = result["left"]
     assert left["name"] == "dyn.example" and "allow-update" in left["reason"] and "secondary" in left["stanza"]
     assert pair.to.ask("dyn.example").rcode() == dns.rcode.REFUSED
+    tree = pair.pulled.tree(pair.pulled.current())
+    assert {path.name for path in (tree / "zones").iterdir()} == pair.at.zones.keys() - {"dyn.example"}
+    assert SECRET not in (tree / CONF).read_text(), "keys stay where they are"
     pair.forget("dyn.example")
     await pair.sync()
 
@@ -283,6 +340,51 @@ async def test_unreachable_publisher(pair: Pair) -> None:
     pair.field.start_rsyncd()
     await pair.puller.pull()
     pair.examine()
+
+
+async def test_generation_that_goes_while_it_is_copied(pair: Pair) -> None:
+    """The publisher has pruned it meanwhile: the newer one is taken, not half of the old one."""
+    pair.publisher.config = pair.field.config("publish", keep=2)
+    bump(pair)
+    await pair.refresh()
+    fetch = pair.puller._fetch_manifest
+    newer: list[int] = []
+
+    async def fetched() -> bytes:
+        data = await fetch()
+        if not newer:
+            for _ in range(3):
+                newer.append(bump(pair))
+                await pair.refresh()
+                await pair.publisher.rest()         # what is too old has gone
+        return data
+
+    pair.puller._fetch_manifest = fetched       # type: ignore[method-assign]
+    await pair.puller.pull()
+    assert pair.to.serial("z0.example") == newer[-1]
+    pair.examine()
+
+
+async def test_puller_whose_own_configuration_is_not_right(pair: Pair) -> None:
+    """Nothing is switched before named's own file is right, and names ours."""
+    text = pair.to.conf.read_text()
+    serial = bump(pair)
+    await pair.refresh()
+    pair.to.conf.write_text(text + "nonsense;\n")
+    assert "unknown option 'nonsense'" in str(await pair.fails("conf"))
+    pair.to.conf.write_text(text.replace(pair.to.more, ""))
+    failure = await pair.fails("conf")
+    assert "does not include the zones" in str(failure) and pair.to.more.strip() in str(failure)
+    pair.to.conf.write_text(text)
+    await pair.puller.pull()
+    assert pair.to.serial("z0.example") == serial
+
+
+async def test_backup_of_the_puller_s_configuration(pair: Pair) -> None:
+    bump(pair)
+    await pair.sync()
+    kept = pair.pulled.conf(pair.pulled.current()).with_name("host.conf")
+    assert kept.read_bytes() == pair.to.conf.read_bytes()
 
 
 async def test_part_of_a_generation_is_missing(pair: Pair) -> None:
@@ -484,24 +586,15 @@ async def test_old_generations_go(pair: Pair) -> None:
     for _ in range(2):
         bump(pair)
         await pair.sync()
+    await pair.publisher.rest()
     for store in (pair.published, pair.pulled):
         assert len([each for each in store.generations() if each]) == 2
     assert CONF in {path.name for path in pair.pulled.current_path.resolve().iterdir()}
 
 
-def ends_well(*argv: str) -> bool:
-    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
-
-
 async def test_the_disk_is_full(pair: Pair, tmp_path: Path) -> None:
     """Nothing changes, nothing is left behind, and it is tried again."""
-    require_root("a small file system")
-    small = tmp_path / "small"
-    small.mkdir()
-    if not ends_well("mount", "-t", "tmpfs", "-o", "size=256k", "none", str(small)):
-        missing("no file system can be mounted here")
-    with contextlib.ExitStack() as stack:
-        stack.callback(ends_well, "umount", str(small))
+    with small_disk(tmp_path / "small", 256) as small:
         store = Store(str(small / "store"))
         store.open()
         conf = tmp_path / "named.conf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -144,6 +145,28 @@ def test_connections_per_client(
     mine[0].close()
     wait_for("gone", lambda: balancer.tcp_told("closed").get("client") == 1)
     tcpclient(balancer.address, "127.0.0.2").ask(GOOD)
+
+
+def test_connections_per_client_over_all_workers(start: StartBalancer, tcpserver: StartTcpServer) -> None:
+    """Exactly so many for each client, whichever worker it meets; also with another number of workers."""
+    balancer = start([tcpserver().address], workers=2, service={"tcp_per_client": 3})
+    clients = [f"127.0.7.{number}" for number in range(1, 9)]
+    refused = 0
+    for workers in (2, 3):
+        if workers != 2:
+            balancer.reload(workers=workers, service={"tcp_per_client": 3})
+        with contextlib.ExitStack() as stack:
+            for client in clients:
+                for _ in range(3):
+                    stack.enter_context(TcpClient(balancer.address, client)).ask(GOOD)
+            for client in clients:
+                stack.enter_context(TcpClient(balancer.address, client)).wait_closed()
+            refused += len(clients)
+            while balancer.tcp_told("closed").get("per_client", 0) < refused:
+                time.sleep(0.05)
+            assert balancer.tcp_told("closed")["per_client"] == refused
+            assert balancer.tcp()["open"] == 3 * len(clients)
+        wait_for("all have gone", lambda: balancer.tcp()["open"] == 0)
 
 
 def test_connections_in_all(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from balancer import __version__
 from tests.conftest import OpenClient, OpenTcpClient, StartBalancer, StartServer, StartTcpServer
 from tests.helpers import processes, wire
 from tests.helpers.client import ask, load
@@ -172,12 +173,15 @@ def test_version_replaced_where_it_runs(start: StartBalancer, nameserver: StartS
     tree = versions.copy("1.0.1")
     versions.install(tree)
     balancer = start([nameserver().address], command=[str(versions.launcher)])
-    wait_for("a spare", lambda: spare(balancer))
+    wait_for("a spare, and alert", lambda: spare(balancer) and running(balancer, "alert"))
     Versions.edit(tree / "balancer/__init__.py", r"1\.0\.1", "1.0.2")
     balancer.kill_worker()                  # the spare that stood ready takes its place
     wait_for("it is told", lambda: "is of version 1.0.2, this is 1.0.1" in balancer.output())
+    wait_for("an alert", lambda: [(one["kind"], one["state"]) for one in call(balancer, "alert.list")["open"]] == [
+        ("upgrade", "differs")])
     ask(balancer.address)
     balancer.upgrade()
+    wait_for("its end", lambda: running(balancer, "alert") and call(balancer, "alert.list")["open"] == [])
     assert balancer.status()["version"] == "1.0.2"
     ask(balancer.address)
 
@@ -440,6 +444,36 @@ def test_stop_while_the_old_one_still_ends(
     assert wire.ident(one.receive()) == 6
     balancer.wait_ended()
     assert old.wait(10) == 0
+
+
+@pytest.mark.long
+def test_what_is_held_and_counted_goes_along(start: StartBalancer, nameserver: StartServer, client: OpenClient) -> None:
+    """Operators' changes; what the kernel has dropped, by address; who wanted the upgrade."""
+    balancer = start([nameserver().address, nameserver().address], udp_buffer="64KiB")
+    one = client(balancer.address)
+    with balancer.frozen():
+        for number in range(3000):
+            one.send(wire.query(ident=number))
+    balancer.wait_idle()
+    drops = wait_for("drops", lambda: balancer.status()["socket_drops"]["dns"][balancer.address])
+    assert balancer.request("server.set", server="s1", weight=7)["ok"]
+    assert balancer.request("server.set", server="s2", state="drained")["ok"]
+    live = balancer.status()["live"]
+    balancer.upgrade()
+    seen: list[int] = []
+
+    def dropped() -> int:
+        seen.append(balancer.status()["socket_drops"]["dns"][balancer.address])
+        return seen[-1]
+
+    assert dropped() >= drops
+    status = balancer.status()
+    assert status["live"] == live and len(live) == 2
+    assert [(server["state"], server["weight"]) for server in status["services"][0]["servers"]] == [
+        ("up", 7), ("drained", 1)]
+    wait_for("the old one has ended", lambda: dropped() >= drops and balancer.status()["retiring"] == 0)
+    assert dropped() == drops == balancer.service()["socket_drops"] and min(seen) == drops
+    assert f"audit upgrade: version {__version__} (pid " in balancer.output()
 
 
 @pytest.mark.long

@@ -1,4 +1,7 @@
-"""Whatever comes as an advert or as a director's status: a valid one is what its bytes say, all else is rejected."""
+"""Whatever comes as an advert, as a director's status, as an answer to a probe.
+
+A valid one is what its bytes say, all else is rejected.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import hmac
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from failover import advert, status
+from failover import advert, probe, status
 
 SOURCE, GROUP, VIP = IPv4Address("192.0.2.87"), IPv4Address("224.0.0.18"), IPv4Address("192.0.2.90")
 SOURCE6, GROUP6, VIP6 = IPv6Address("fe80::87"), IPv6Address("ff02::12"), IPv6Address("fe80::90")
@@ -26,11 +29,14 @@ def message(source: advert.Address, group: advert.Address, vip: advert.Address) 
 GOOD = message(SOURCE, GROUP, VIP)
 HEADER = b"\x45\xc0\0\x20\0\0\0\0\xff\x70\0\0" + SOURCE.packed + GROUP.packed
 STATUS = b'{"node": "n", "session": "s", "number": 1, "heard": {"fuzz": 0}, "facts": {}, "piece": ["l", 0, 1, "t"]}'
-SEEDS = (b"4" + HEADER + GOOD, b"6" + message(SOURCE6, GROUP6, VIP6), b"s" + STATUS, b"4" + HEADER, b"6", b"s[]", b"x")
+SEEDS = (b"4" + HEADER + GOOD, b"6" + message(SOURCE6, GROUP6, VIP6), b"s" + STATUS, b"4" + HEADER, b"6", b"s[]", b"x",
+         b"a" + bytes(12) + b"\x08\x06\0\1\x08\0\6\4\0\2" + bytes(20), b"n\x88" + bytes(23) + b"\2\1" + bytes(6))
 
 
 def check(data: bytes) -> None:
     kind, rest = data[:1], data[1:]
+    for told, at in ((probe.read_answer(rest), 28), (probe.read_advertisement(rest), 8)):
+        assert told is None or (rest[at:].startswith(told[0].packed) and len(told[1]) == 17)
     with contextlib.suppress(advert.Rejected):
         if kind == b"4":
             heard = advert.read4(rest, RULES[4])

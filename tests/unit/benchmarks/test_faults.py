@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
 from benchmarks import goals
 from benchmarks.__main__ import parser, plan
 from benchmarks.faults import PEERS, ROWS, faults, trials_table
+from benchmarks.faults.backends import BACKENDS
 from benchmarks.faults.field import udp_in
-from benchmarks.faults.rows import answered_after_return, other_is_not_overrun, ramped_up
+from benchmarks.faults.killable import KILLER, answer
+from benchmarks.faults.rows import answered_after_return, other_is_not_overrun, ramped_up, two_died
 from benchmarks.faults.spoof import checksum, port_unreachable, ports_toward
 from benchmarks.faults.trial import Fault, Trial
 from benchmarks.lab import Address, LabError
+from benchmarks.load import answers, query
 from benchmarks.oneshot import Result
+from benchmarks.servers import PROBE, ZONE
 
 SOURCE, TARGET = Address("192.0.2.2", 40000), Address("192.0.2.11", 5300)
 
@@ -82,10 +87,11 @@ def test_told_without_the_long_lists() -> None:
 
 
 def test_table() -> None:
-    one = trial(result=Result(sent=40_000, lost=[0.1], late=1, p50=0.0012, latest=0.5))
+    one = trial(result=Result(sent=40_000, lost=[0.1], late=1, rcodes={"NOERROR": 9, "SERVFAIL": 3}, p50=0.0012,
+                              latest=0.5))
     one.remarks = "share 0.5"
     line = trials_table([one]).splitlines()[-1].split()
-    assert line == ["server", "killed", "ns7", "40,000", "1", "1", "1.20", "-", "500", "-", "share", "0.5"]
+    assert line == ["server", "killed", "ns7", "40,000", "1", "1", "3", "1.20", "-", "500", "-", "share", "0.5"]
 
 
 def test_every_latency_has_its_bars() -> None:
@@ -121,7 +127,31 @@ def test_datagrams_of_a_host() -> None:
     assert udp_in(lines) == 12
 
 
+@pytest.mark.parametrize(("dead", "log", "met"), [
+    (["s1", "s3"], "a query: killer.bench.example A", [True, True]), (["s1", "s2", "s3"], "", [False, False])])
+def test_two_servers_died(dead: list[str], log: str, met: list[bool]) -> None:
+    assert [goal.met for goal in two_died(trial(ROWS["killer"], dead=dead, log=log))] == met
+
+
+def test_killable_server() -> None:
+    asked = query(PROBE, 77)
+    assert answers(asked, answer(asked) or b"")
+    assert answer(query((f"{KILLER}.{ZONE}", "A"), 1)) is None
+
+
+def test_two_thousand_zones(tmp_path: Path) -> None:
+    backend = BACKENDS["bind2000"]
+    backend.prepare(tmp_path)
+    argv = backend.argv(tmp_path, "s1", Address("192.0.2.11", 5300))
+    text = Path(argv[-1]).read_text()
+    assert text.count("\nzone ") == 2000 and "listen-on port 5300 { 192.0.2.11; };" in text
+    names = {line.split()[0] for line in backend.queries().splitlines()}
+    assert len(names) == 1000 + 1999
+
+
 def test_command_line() -> None:
+    options, _ = plan(parser().parse_args(["faults", "--tcp", "--servers", "bind2000"]))
+    assert options.tcp and options.backend == "bind2000"
     options, cases = plan(parser().parse_args(["faults", "--row", "cut", "--peers", "ns7"]))
     assert cases == (faults,)
     assert (options.rows, options.peers) == (("cut",), ("ns7",))

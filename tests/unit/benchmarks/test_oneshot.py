@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from benchmarks.oneshot import Plan, Result, run, udp
+from benchmarks.oneshot.record import Record
 from tests.helpers import ports, wire
 from tests.helpers.client import load
 from tests.helpers.daemon import ROOT
@@ -303,3 +304,14 @@ def test_command(more: list[str]) -> None:
 def test_command_wrong_usage(address: str) -> None:
     argv = [sys.executable, "-m", "benchmarks.oneshot", address]
     assert subprocess.run(argv, capture_output=True, cwd=ROOT, timeout=60, check=False).returncode == 2
+
+
+def test_it_ends_when_it_is_told_to_and_can_be_read_meanwhile() -> None:
+    """What was planned is then what was sent: no doubt, and no query without its answer."""
+    record = Record()
+    with NameServer() as server:
+        plan = Plan((server.host, server.port), 1000, 3600, NAMES, 8, PATIENCE)
+        result = run(plan, record=record, over=lambda: record.answered >= COUNT)
+    assert COUNT <= result.sent < 3600 * 1000 and result.lost == [] and result.doubt == []
+    assert record.lost(0, time.monotonic_ns(), int(PATIENCE * 1e9)) == []
+    assert record.count(0, time.monotonic_ns()) == result.sent

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP
-from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from failover import frames
 from failover.advert import REASONS, Rejected, Rules, checksum, pseudo_header, read4, read6
 from failover.frames import GROUP4, GROUP6, parse
+from failover.probe import read_advertisement, read_answer
 from failover.vrrp import Heard
 
 SOURCE4, SOURCE6 = IPv4Address("192.0.2.87"), IPv6Address("fe80::87")
@@ -103,11 +104,22 @@ def test_announcements() -> None:
 
 
 def test_answers_to_a_probe() -> None:
-    probe = Ether(frames.probe("02:00:00:00:00:07", IPv4Address("192.0.2.90")))
-    assert (probe[ARP].psrc, probe[ARP].pdst) == ("0.0.0.0", "192.0.2.90")
-    answer = bytes(Ether(src="02:00:00:00:00:08", dst=probe.src) / ARP(
-        op=2, hwsrc="02:00:00:00:00:08", psrc="192.0.2.90", hwdst=probe.src, pdst="0.0.0.0"))
-    assert frames.read_answer(answer) == (ip_address("192.0.2.90"), "02:00:00:00:00:08")
-    assert frames.read_answer(bytes(probe)) is None
+    ours, theirs = "02:00:00:00:00:07", "02:00:00:00:00:08"
+    asked = Ether(frames.probe(ours, VIP4[0]))
+    assert (asked[ARP].psrc, asked[ARP].pdst) == ("0.0.0.0", "192.0.2.90")
+    answer = bytes(Ether(src=theirs, dst=ours) / ARP(op=2, hwsrc=theirs, psrc="192.0.2.90", hwdst=ours, pdst="0.0.0.0"))
+    assert read_answer(answer) == (VIP4[0], theirs)
+    assert read_answer(bytes(asked)) is None
     for size in range(len(answer)):
-        assert frames.read_answer(answer[:size]) is None
+        assert read_answer(answer[:size]) is None
+
+
+def test_answers_to_a_probe_over_ipv6() -> None:
+    asked, theirs = Ether(frames.probe("02:00:00:00:00:07", VIP6[1])), "02:00:00:00:00:08"
+    assert (asked.dst, asked[IPv6].src, asked[IPv6].dst, asked[IPv6].hlim, asked[ICMPv6ND_NS].tgt) == (
+        "33:33:ff:00:00:90", "::", "ff02::1:ff00:90", 255, "2001:db8::90")
+    answer = bytes(ICMPv6ND_NA(tgt="2001:db8::90", S=0, O=1) / ICMPv6NDOptDstLLAddr(lladdr=theirs))
+    assert read_advertisement(answer) == (VIP6[1], theirs)
+    assert read_advertisement(bytes(asked[ICMPv6ND_NS])) is None
+    for size in range(len(answer)):
+        assert read_advertisement(answer[:size]) is None

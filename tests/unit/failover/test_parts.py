@@ -17,8 +17,8 @@ from failover.announcing import BURST, SECOND, Announcements
 from failover.commands import table
 from failover.fitness import Fitness
 from failover.frames import GROUP4, GROUP6, parse
+from failover.holding import virtual
 from failover.metrics import metrics, status
-from failover.runner import virtual
 from failover.wire import Plan, Stored
 from tests.unit.balancer.config.files import PLAIN, load_text
 

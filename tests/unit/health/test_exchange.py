@@ -76,6 +76,27 @@ def test_silence_is_asked_once_more() -> None:
         assert result(probe("udp", server.port, timeout=5.0)).good
 
 
+def test_asked_from_the_address_of_the_traffic() -> None:
+    with NameServer(always(good)) as server:
+        assert result(probe("udp", server.port, "127.0.0.7", timeout=5.0)).good
+        assert server.received[0].source[0] == "127.0.0.7"
+
+
+def test_a_probe_that_is_hurried_is_asked_again_at_once() -> None:
+    with NameServer(silent) as server:
+        exchanges, ended = Exchanges(time.monotonic), list[Exchange]()
+        one = exchanges.begin("udp", "127.0.0.1", server.port, "", [soa(ZONE)], 5.0, ended.append)
+        server.wait(1)
+        exchanges.expire()
+        exchanges.hurry(one)
+        exchanges.expire()
+        server.wait(2)
+        exchanges.hurry(one)
+        exchanges.expire()
+        assert not one.over and not ended and len(server.received) == 2, "once is enough"
+        exchanges.close()
+
+
 def test_a_source_that_is_not_ours() -> None:
     with NameServer(always(good)) as server:
         one = result(probe("udp", server.port, "192.0.2.1"))

@@ -69,6 +69,18 @@ def test_suspicion_counts_once_and_a_refusal_proves_it() -> None:
     assert feed(standing, REFUSED) == [UP], "one refusal alone may be a restart, or a lie"
 
 
+def test_a_doubt_needs_a_refused_probe() -> None:
+    """A client's query that waits proves nothing; with a probe that is refused it does."""
+    standing = Standing()
+    feed(standing, GOOD)
+    standing.doubted = True
+    assert not standing.troubled
+    assert feed(standing, SILENT, WRONG, GOOD) == [UP] * 3
+    change = standing.take(REFUSED, RULES, 5.0)
+    assert change is not None and change.after == DOWN
+    assert change.reason == "connection refused, and clients' queries are not answered"
+
+
 def test_a_suspicion_that_was_wrong_leaves_no_trace() -> None:
     standing = Standing()
     feed(standing, GOOD)

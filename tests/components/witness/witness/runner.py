@@ -42,6 +42,13 @@ async def main(host):
     async def relay(arguments):
         return await host.channel.request(arguments["kind"], arguments["verb"], arguments.get("arguments", {}), 5.0)
 
+    turned = [0]
+
+    def turn(arguments):
+        turned[0] = arguments["to"]
+        if turned[0] == 13:
+            raise ControlError("the witness does not like that")
+
     def refuse(arguments):
         raise ControlError("the witness refuses")
 
@@ -55,6 +62,7 @@ async def main(host):
 
     for verb, handler in (("tell", tell), ("emit", emit), ("slow", slow), ("relay", relay), ("refuse", refuse)):
         host.channel.serve(verb, handler)
+    host.channel.serve("turn", turn, lambda: str(turned[0]))
     host.channel.on_config(on_config)
     host.channel.on_stop(stopped.set)
     host.channel.on_hand_over(hand_over)

@@ -21,6 +21,8 @@ from tests.helpers.table import Table
 from tests.helpers.waiting import PATIENCE
 
 FACTS = {"version": "1.2.3", "pid": 4711, "generation": 1, "ready": True, "worker_restarts": 3,
+         "workers": [{}, {}], "live": [{"service": "ns7", "server": "one", "time": 1.0}],
+         "processes": {"admin": {"running": True}, "alert": {"running": False}},
          "socket_drops": {"one": {"[2001:db8::2]:53": 7}},
          "listen": {"dns": ["192.0.2.1:53"], "one": ["192.0.2.2:53", "[2001:db8::2]:53"]}}
 
@@ -54,10 +56,10 @@ async def accepts(where: tuple[str, int]) -> bool:
 class Admin:
     """One running admin process; `where` is its (first) address."""
 
-    def __init__(self, table: Table, listen: Sequence[str], allow: Sequence[str]) -> None:
+    def __init__(self, table: Table, listen: Sequence[str], allow: Sequence[str], kept: Mapping[str, Any]) -> None:
         self.table, self.link, self.lines = table, MemoryLink(), list[str]()
         self.section = Section(listen=tuple(listen), allow=tuple(allow))
-        host = Host(self.section, "test", (), table.view, self.link, {}, {}, time.monotonic, self.lines.append,
+        host = Host(self.section, "test", (), table.view, self.link, kept, {}, time.monotonic, self.lines.append,
                     "/nonexistent")
         self.task = asyncio.create_task(main(host))
 
@@ -95,10 +97,10 @@ async def start() -> AsyncIterator[Start]:
         async def make(
             services: Mapping[str, Sequence[str]] | None = None, *, workers: int = 1,
             listen: Sequence[str] | None = None, allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
-            facts: Mapping[str, Any] = FACTS,
+            facts: Mapping[str, Any] = FACTS, kept: Mapping[str, Any] | None = None,
         ) -> Admin:
             table = stack.enter_context(Table(services or {"dns": ["a", "b"]}, workers))
-            admin = Admin(table, listen or [address("127.0.0.1", free_port())], allow)
+            admin = Admin(table, listen or [address("127.0.0.1", free_port())], allow, kept or {})
             stack.push_async_callback(admin.stop)
             await asyncio.sleep(0)
             admin.link.tell("snapshot", "", facts)

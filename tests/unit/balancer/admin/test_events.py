@@ -56,7 +56,7 @@ async def test_earlier_events_then_new_ones(start: Start) -> None:
         ident, event = await stream.next()
         assert ident == "1"
         assert event == {"time": 1e9 + 1, "kind": "server", "subject": "dns/a", "before": "up", "after": "down",
-                         "reason": 'a "quoted"\nreason of two lines', "id": "1"}
+                         "reason": 'a "quoted"\nreason of two lines', "id": "1", "tone": "bad"}
         for number in (2, 3):
             admin.happen(number)
             assert await stream.ids(1) == [number]

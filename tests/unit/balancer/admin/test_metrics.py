@@ -8,16 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, StateSetMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from balancer import __version__
 from balancer.admin import runner
-from balancer.admin.metrics import TableCollector
+from balancer.admin.metrics import STATES, TableCollector, encode
 from balancer.admin.snapshots import Snapshots
 from balancer.component import Component
-from balancer.table.table import DROP_REASONS, LATENCY_BOUNDS, RCODE_NAMES, TCP_CLOSE_REASONS, TCP_DROP_REASONS, Row
+from balancer.table.table import (
+    DROP_REASONS,
+    IGNORE_REASONS,
+    LATENCY_BOUNDS,
+    RCODE_NAMES,
+    TCP_CLOSE_REASONS,
+    TCP_DROP_REASONS,
+    Row,
+)
 from tests.helpers.need import require_program
 from tests.helpers.table import Table
 from tests.unit.balancer.admin.conftest import FACTS, Admin, Start
@@ -81,10 +89,17 @@ async def test_metrics_equal_the_table(start: Start) -> None:
             assert value(series, "ns7_server_weight", **names) == (0 if server == "d" else 1)
             open_now = sum(row["tcp"]["open"] for row in both)
             assert value(series, "ns7_server_tcp_connections", **names) == open_now
-            seen += 3
+            for state in STATES:
+                here = "drained" if server == "d" else "up"
+                assert value(series, "ns7_server_state", **names, state=state) == (state == here)
+            for reason in IGNORE_REASONS:
+                assert value(series, "ns7_server_ignored_total", **names, reason=reason) == sum(
+                    row["ignored"][reason] + row["tcp"]["ignored"][reason] for row in both)
+            seen += 3 + len(STATES) + len(IGNORE_REASONS)
             for proto, told in (("udp", both), ("tcp", [row["tcp"] for row in both])):
                 for name, key in (("queries_total", "queries"), ("timeouts_total", "timeouts"),
                                   ("resends_total", "resends"),
+                                  ("sent_bytes_total", "bytes_out"), ("received_bytes_total", "bytes_in"),
                                   ("refusals_total", "refusals" if proto == "udp" else "failures")):
                     assert value(series, f"ns7_server_{name}", **names, proto=proto) == sum(row[key] for row in told)
                 # The table's number has both in it.
@@ -101,11 +116,32 @@ async def test_metrics_equal_the_table(start: Start) -> None:
                 assert value(series, "ns7_server_latency_seconds_count", **names, proto=proto) == total
                 assert value(series, "ns7_server_latency_seconds_sum", **names, proto=proto) == pytest.approx(
                     sum(row["latency_sum_ns"] for row in told) / 1e9)
-                seen += 5 + len(RCODE_NAMES) + len(LATENCY_BOUNDS) + 3
+                seen += 7 + len(RCODE_NAMES) + len(LATENCY_BOUNDS) + 3
     assert value(series, "ns7_socket_drops_total", service="one", listen="[2001:db8::2]:53") == 7
     assert value(series, "ns7_worker_restarts_total") == 3
     assert value(series, "ns7_build_info", version=__version__) == 1
-    assert len(series) == seen + 3, "and nothing else"
+    for name, expected in (("workers", 2), ("ready", 1), ("live_changes", 1), ("alerts_open", 0),
+                           ("alert_messages_waiting", 0)):
+        assert value(series, f"ns7_{name}") == expected
+    assert [value(series, "ns7_process_up", process=name) for name in ("admin", "alert")] == [1, 0]
+    assert len(series) == seen + 10, "and nothing else"
+
+
+async def test_open_alerts_and_who_could_not_be_told(start: Start) -> None:
+    admin = await start()
+    admin.link.tell("snapshot", "alert", {"open_total": 3, "queues": [{"waiting": 2}, {"waiting": 5}]})
+    series = read(await scrape(admin))
+    assert (value(series, "ns7_alerts_open"), value(series, "ns7_alert_messages_waiting")) == (3, 7)
+
+
+def test_probe_latency_of_those_that_answered() -> None:
+    with Table({"dns": ["a", "b"]}) as table:
+        services = table.view.services()
+    services[0]["servers"][0]["health"]["udp"]["latency"] = 0.002
+    series = read(TableCollector(lambda: services, Snapshots([], print)).text())
+    name = "ns7_server_probe_latency_seconds"
+    assert {key: found for key, found in series.items() if key[0] == name} == {
+        (name, (("proto", "udp"), ("server", "a"), ("service", "dns"))): 0.002}
 
 
 async def test_a_removed_server_does_not_double_a_series(start: Start) -> None:
@@ -145,7 +181,25 @@ def text(services: int = 2, servers: int = 3) -> bytes:
         table.fill(9)
         snapshots = Snapshots([], print)
         snapshots.on_snapshot("", FACTS)
-        return TableCollector(table.view.services, snapshots).text()
+        views = table.view.services()
+    for server in (server for view in views for server in view["servers"]):
+        server["health"]["udp"]["latency"] = 0.002
+    return TableCollector(lambda: views, snapshots).text()
+
+
+def test_encoded_as_the_library_does_it() -> None:
+    """Any value, any label, any kind of metric that a component may have."""
+    plain = CounterMetricFamily("ns7_x", 'A "text"\nwith \\ in it.', labels=("b", "a"))
+    for number, value in enumerate((0, 1, 1.5, -2.25, 12345678.0, 1e-9, 2**60, float("inf"), float("nan"), True)):
+        plain.add_metric((f'{number}"\n\\', "ü"), value)
+    info = InfoMetricFamily("ns7_y", "Info.", value={"k": "v"})
+    states = StateSetMetricFamily("ns7_z", "States.", {"on": True})
+    with Table({"dns": ["a", "b"]}) as table:
+        table.fill(3)
+        ours = [*TableCollector(table.view.services, Snapshots([], print)).collect(), plain, info, states]
+    registry = CollectorRegistry()
+    registry.collect = lambda: iter(ours)       # type: ignore[method-assign]
+    assert encode(ours) == generate_latest(registry)
 
 
 def test_promtool_has_nothing_to_say() -> None:

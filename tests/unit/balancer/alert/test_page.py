@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from balancer.alert import group, word
-from balancer.alert.group import BAD, GOOD, Item, Notice
+from balancer.alert.group import Item, Notice
+from balancer.component import BAD, GOOD
 from tests.unit.balancer.config.files import PLAIN, load_text
 
 PAGE = (Path(__file__).parents[4] / "docs" / "alerts.md").read_text()

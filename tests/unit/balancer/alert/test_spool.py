@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from balancer.alert import spool as module
 from balancer.alert.spool import Spool, read, write
+from tests.helpers.dying import dies_at
 
 
 def contents(spool: Spool) -> list[bytes]:
@@ -125,7 +125,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(os, "fsync", full)
         spool.put(2, b"in memory", False)
     spool.put(3, b"on disk too", False)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.new"))
     assert contents(spool) == [b"on disk", b"in memory", b"on disk too"]
 
 
@@ -136,44 +136,8 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
     assert contents(spool) == [b"kept in memory"]
 
 
-class Killed(BaseException):
-    """The process is gone at this call."""
-
-
-CALLS = [(os, "open"), (os, "fsync"), (Path, "open"), (Path, "rename"), (Path, "unlink")]
-
-
-@pytest.fixture
-def dying() -> Iterator[object]:
-    """`dying(n)` lets the process die before or after the n-th call that touches the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-
-        def arm(step: int) -> None:
-            left = [step]
-
-            def wrap(function: object) -> object:
-                def wrapped(*args: object, **kwargs: object) -> object:
-                    assert callable(function)
-                    for when in ("before", "after"):
-                        if when == "after":
-                            result = function(*args, **kwargs)
-                        left[0] -= 1
-                        if left[0] == 0:
-                            raise Killed
-                    return result
-
-                return wrapped
-
-            for owner, name in CALLS:
-                patch.setattr(owner, name, wrap(getattr(owner, name)))
-
-        arm.undo = patch.undo       # type: ignore[attr-defined]
-        yield arm
-
-
-def test_killed_at_each_step(tmp_path: Path, dying: object) -> None:
+def test_killed_at_each_step(tmp_path: Path) -> None:
     """Messages put before are whole; the one in the making is whole or not there; one that is done may be left."""
-    assert callable(dying)
     for step in range(1, 100):
         folder = tmp_path / str(step)
         spool = Spool(folder)
@@ -181,23 +145,22 @@ def test_killed_at_each_step(tmp_path: Path, dying: object) -> None:
         spool.put(2, b"two", False)
         head = spool.head()
         assert head is not None
-        dying(step)
-        try:
+        first = head[0]
+
+        def work(spool: Spool = spool, first: str = first) -> None:
             spool.put(3, b"three", False)
             spool.put(2, b"two, again", False)
-            spool.done(head[0])
-            done = True
-        except Killed:
-            done = False
-        dying.undo()                # type: ignore[attr-defined]
+            spool.done(first)
+
+        died = dies_at(step, work)
         after = Spool(folder)
         found = contents(after)
         assert after.damaged == 0
-        assert not list(folder.glob("*.tmp"))
+        assert not list(folder.glob("*.new"))
         story = [[b"one", b"two"], [b"one", b"two", b"three"], [b"one", b"two, again", b"three"],
                  [b"two, again", b"three"]]
         assert found in story
-        if done:
+        if not died:
             assert found == story[-1]
             assert step > 10, "nothing was interrupted"
             return

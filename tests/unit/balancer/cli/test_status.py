@@ -10,7 +10,8 @@ import pytest
 from balancer.cli.status import Change, Look, percentile, short, table
 from tests.helpers.table import Table
 
-FACTS = {"version": "1", "node": "n1", "uptime": 7300.0, "workers": [1, 2], "generation": 3, "live": [
+FACTS = {"version": "1", "node": "n1", "standing": "active", "ready": True, "uptime": 7300.0,
+         "summaries": {"sync": ["pulls, generation 7"]}, "workers": [1, 2], "generation": 3, "live": [
     {"service": "dns", "server": "a", "what": "weight", "value": 1, "user": "anna", "time": 1.0, "node": "n1",
      "lifted": False, "saved": False, "idle": ""}]}
 
@@ -40,12 +41,14 @@ def test_totals(state: dict[str, Any]) -> None:
     server = state["services"][0]["servers"][0]
     server["queries"], server["answers"]["NOERROR"], server["inflight"] = 12, 10, 2
     lines = table(state)
-    assert "on n1, up 2 h, 2 workers" in lines[0]
+    assert "on n1 (active), up 2 h, 2 workers" in lines[0]
     heads, words = lines[2].split()[2:], lines[4].split()[2:]
     assert dict(zip(heads, words, strict=True)) == {
         "Name": "a", "State": "up", "Weight": "1", "InFlight": "2", "Queries": "12", "Answers": "10", "Resent": "0",
         "Timeouts": "0", "Refused": "0", "InBytes": "0", "OutBytes": "0", "p50ms": "-", "p99ms": "-"}
-    assert lines[-1].startswith("changed: dns/a weight 1 by anna on n1, 1970-01-01")
+    assert lines[-2].startswith("changed: dns/a weight 1 by anna on n1, 1970-01-01")
+    assert lines[-1] == "sync: pulls, generation 7"
+    assert table({**state, "ready": False})[0].endswith("NOT READY: not all workers are listening")
 
 
 def test_rates(state: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from balancer.process.live import MOST, Change, Live, agrees, overlaid, value_in
 from balancer.process.steering import Store, overlay
+from tests.helpers.disk import fill, small_disk
 from tests.unit.balancer.config.files import load_text
 
 DOCUMENT: dict[str, Any] = {"service": [{"name": "Dns", "primary": "a", "server": [
@@ -155,7 +156,7 @@ def test_one_that_is_not_allowed_does_not_cost_the_others() -> None:
 
 class TestStore:
     def test_keeps(self, tmp_path: Any) -> None:
-        store = Store(str(tmp_path), print)
+        store = Store(str(tmp_path))
         assert store.load().changes == {}
         known = Live([change("weight", 5)])
         assert store.save(known) == ""
@@ -164,12 +165,22 @@ class TestStore:
     @pytest.mark.parametrize("data", [b"", b"\0" * 100, b"[" * 100_000, b'{"format": 9}', b"x" * (5 << 20)])
     def test_what_cannot_be_understood_is_kept_aside(self, tmp_path: Any, data: bytes) -> None:
         (tmp_path / "live.json").write_bytes(data)
-        lines: list[str] = []
-        store = Store(str(tmp_path), lines.append)
+        store = Store(str(tmp_path))
         assert store.load().changes == {}
-        assert "live.broken" in lines[0] and lines[0] == store.warning
+        assert "live.broken" in store.warning
         assert (tmp_path / "live.broken").read_bytes() == data and not (tmp_path / "live.json").exists()
 
     def test_disk_that_takes_nothing_is_told(self, tmp_path: Any) -> None:
-        (tmp_path / "live.tmp").mkdir()
-        assert "not kept over a restart" in Store(str(tmp_path), print).save(Live())
+        (tmp_path / "live.json.new").mkdir()
+        assert "not kept over a restart" in Store(str(tmp_path)).save(Live())
+
+    def test_full_disk_leaves_nothing_behind(self, tmp_path: Any) -> None:
+        with small_disk(tmp_path / "disk") as disk:
+            store = Store(str(disk))
+            assert store.save(Live()) == ""
+            before = (disk / "live.json").read_bytes()
+            fill(disk)
+            changes = Live([change("weight", number, f"s{number}") for number in range(500)])
+            assert "No space left" in store.save(changes)
+            assert sorted(path.name for path in disk.iterdir()) == ["filler", "live.json"]
+            assert (disk / "live.json").read_bytes() == before

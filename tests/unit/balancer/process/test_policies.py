@@ -53,10 +53,20 @@ def test_the_watchers_own_standstill_counts_little() -> None:
 
 def test_event_ids_grow_and_catching_up_is_exact() -> None:
     heard: list[Event] = []
-    events = Events(heard.append)
+    logged: list[Event] = []
+    events = Events(heard.append, logged.append)
     for number in range(KEPT + 50):
         events.tell("server", f"s{number}", "up", "down", "why")
     ids = [event.id for event in heard]
     assert ids == sorted(set(ids))
     assert [event.subject for event in events.since(ids[-3])] == [f"s{KEPT + 48}", f"s{KEPT + 49}"]
     assert len(events.since("")) == KEPT
+    assert logged == heard, "numbered already"
+
+
+def test_who_changed_what_is_told_when_it_has_changed() -> None:
+    heard: list[Event] = []
+    events = Events(heard.append, lambda event: None)
+    events.audit("stop", "running", "running", "anna")
+    events.audit("stop", "running", "stopping", "anna")
+    assert [event[1:6] for event in heard] == [("audit", "stop", "running", "stopping", "by anna")]
