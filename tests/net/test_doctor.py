@@ -473,5 +473,5 @@ def test_directors_that_run(tmp_path: Path) -> None:
         # That cluster's BIND is no sample: its cookies' secrets are its own, and [health] names no zone there.
         assert set(seen) == {"health.cookies", "health.servers", "tcp"}
         other.stop()
-        assert "failover.clock" not in found()
+        wait_for("it is not heard any more", lambda: "failover.clock" not in found(), 30)
         one.stop()
