@@ -122,6 +122,7 @@ def test_a_query_nobody_answers_accuses_nobody(
         assert server["queries"] >= 60, "neither was passed over"
 
 
+@pytest.mark.long
 def test_a_query_that_is_refused_everywhere_meets_two_servers_only(
     start: StartBalancer, nameserver: StartServer, client: OpenClient
 ) -> None:

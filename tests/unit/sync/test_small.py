@@ -71,7 +71,8 @@ def test_what_the_checker_says() -> None:
 @pytest.mark.parametrize(("code", "error", "label"), [
     (5, "", "unreachable"), (10, "", "unreachable"), (30, "", "unreachable"), (35, "", "unreachable"),
     (255, "", "unreachable"), (23, "link_stat: No such file", "partial"), (24, "vanished", "partial"),
-    (3, "change_dir failed", "partial"), (11, "write failed", "disk"), (23, "mkstemp failed: No space left on device (28)", "disk"), (1, "", "unreachable"),
+    (3, "change_dir failed", "partial"), (11, "write failed", "disk"),
+    (23, "mkstemp failed: No space left on device (28)", "disk"), (1, "", "unreachable"),
 ])
 def test_what_rsync_means(code: int, error: str, label: str) -> None:
     failure = failure_of(code, error)
