@@ -342,7 +342,6 @@ async def test_unreachable_publisher(pair: Pair) -> None:
     pair.examine()
 
 
-@pytest.mark.long
 async def test_generation_that_goes_while_it_is_copied(pair: Pair) -> None:
     """The publisher has pruned it meanwhile: the newer one is taken, not half of the old one."""
     pair.publisher.config = pair.field.config("publish", keep=2)
