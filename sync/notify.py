@@ -37,7 +37,6 @@ NAME = dns.name.from_text("sync.ns7.")
 FUDGE = 300                 # seconds that clocks may differ, as RFC 8945 §10 recommends
 MOST_BYTES = 4096           # of a message
 MOST_REMEMBERED = 10_000    # messages within the fudge time; more of them are refused
-MOST_STATUS = 900           # bytes of an answer: it must pass any path in one piece
 TELL_EACH = 60.0            # seconds between two log lines about what was refused
 _ALGORITHMS = {name.to_text(omit_final_dot=True): name for name in (
     dns.tsig.HMAC_SHA1, dns.tsig.HMAC_SHA224, dns.tsig.HMAC_SHA256, dns.tsig.HMAC_SHA384, dns.tsig.HMAC_SHA512)}

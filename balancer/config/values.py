@@ -89,30 +89,12 @@ def parse_duration(value: Any) -> float:
     return float(Decimal(match[1]) * _SECONDS[match[2]])
 
 
-def format_duration(seconds: float) -> str:
-    """The shortest text that `parse_duration` reads back as the same number."""
-    exact = Decimal(repr(seconds))
-    for unit in ("h", "m", "s"):
-        if exact and exact % _SECONDS[unit] == 0:
-            return f"{int(exact / _SECONDS[unit])}{unit}"
-    if (exact * 1000) % 1 == 0:
-        return f"{int(exact * 1000)}ms"
-    return f"{(exact * 1000).normalize():f}ms"
-
-
 def parse_size(value: Any) -> int:
     allowed = 'a size such as "64KiB", "16MiB" or "1GiB"'
     match = _SIZE.fullmatch(_text(value, allowed))
     if match is None:
         raise ValueError(f"must be {allowed}")
     return int(match[1]) * _BYTES[match[2]]
-
-
-def format_size(size: int) -> str:
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _BYTES[unit] == 0:
-            return f"{size // _BYTES[unit]}{unit}"
-    return f"{size}B"
 
 
 def parse_endpoint(value: Any) -> Endpoint:

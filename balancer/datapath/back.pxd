@@ -139,7 +139,6 @@ cdef class Back:
     cdef void _take(self, uint32_t socket, uint8_t *bytes, int size) noexcept nogil
     cdef void read_errors(self, uint32_t socket) noexcept nogil
     cdef void expire(self) noexcept nogil
-    cdef bint _both_refused(self, Query *query) noexcept nogil
     cdef void retry(self) noexcept nogil
     cdef int _descriptor(self, uint32_t socket) noexcept nogil
 

@@ -307,7 +307,7 @@ cdef class Back:
             self.killer_count += 1
 
     def take_killers(self):
-        """Pairs (header and question, client's sockaddr) of queries that may have ended two servers, since the last."""
+        """Pairs (header and question, client's sockaddr) of queries that two servers refused since the last call."""
         cdef int index
         found = [(<bytes>self.killers[index].question[:self.killers[index].size],
                   <bytes>self.killers[index].client[:28]) for index in range(self.killer_count)]
@@ -850,22 +850,9 @@ cdef class Back:
             if self.when_all_down == TRY_ALL and self.present_count and not self._anyone():
                 self._say_servfail(number)
                 continue
-            if self._both_refused(query):
-                self._note_killer(query)
             add(&self.row.timeouts, 1)
             store(&self.row.in_flight, load(&self.row.in_flight) - 1)
             self.slots.release(number)
-
-    cdef bint _both_refused(self, Query *query) noexcept nogil:
-        """Whether both its servers have refused since they got it, while others are well. Who dies of a query cannot
-        refuse that one itself: what comes after it is refused."""
-        cdef int place
-        if query.legs_used < LEGS:
-            return False
-        for place in range(LEGS):
-            if self.servers[query.legs[place].server].refused_ns <= query.legs[place].sent_ns:
-                return False
-        return self._others(query)
 
     cdef void retry(self) noexcept nogil:
         """Send the legs that the kernel did not take, as many as the outbox holds."""

@@ -43,14 +43,13 @@ def test_no_duration(text: object) -> None:
 
 
 @given(st.integers(0, 10**9 - 1))
-def test_duration_round_trip(milliseconds: int) -> None:
-    seconds = values.parse_duration(f"{milliseconds}ms")
-    assert values.parse_duration(values.format_duration(seconds)) == seconds
+def test_durations_are_exact(milliseconds: int) -> None:
+    assert values.parse_duration(f"{milliseconds}ms") == milliseconds / 1000
 
 
-@given(st.integers(0, 1 << 45))
-def test_size_round_trip(size: int) -> None:
-    assert values.parse_size(values.format_size(size)) == size
+@pytest.mark.parametrize(("text", "size"), [("0B", 0), ("7B", 7), ("64KiB", 65536), ("16MiB", 1 << 24), ("2GiB", 1 << 31)])
+def test_size(text: str, size: int) -> None:
+    assert values.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "16", "16MB", "16 MiB", "-1B", "1.5MiB", "16mib", 16])
