@@ -341,7 +341,7 @@ def test_server_removed_by_a_reload(
 ) -> None:
     """What it has pending is still answered; its warm connections are closed; another takes over."""
     old, new = tcpserver(silent), tcpserver()
-    balancer = start([old.address])
+    balancer = start([old.address], service={"retry": "off"})
     client, late = tcpclient(balancer.address), tcpclient(balancer.address)
     late.say(wire.query(ident=5))
     pending = old.wait(1)[0]

@@ -139,10 +139,10 @@ async def test_only_reading(start: Start, path: str, method: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 async def test_head_is_get_without_body(start: Start, path: str) -> None:
     admin = await start(facts={**FACTS, "ready": True})
-    whole, head = await admin.get(path), await admin.get(path, "HEAD")
+    whole, head, after = await admin.get(path), await admin.get(path, "HEAD"), await admin.get(path)
     assert (head.status, head.body) == (200, b"")
     assert head.headers["content-type"] == whole.headers["content-type"]
-    assert int(head.headers["content-length"]) == len(whole.body)
+    assert int(head.headers["content-length"]) in (len(whole.body), len(after.body))     # the history grows
 
 
 async def test_head_of_events_ends(start: Start) -> None:
