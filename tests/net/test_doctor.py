@@ -334,6 +334,7 @@ def test_connection_tracking(field: Field) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_clock_of_a_server(field: Field, tmp_path: Path) -> None:
     """BIND tells its time without a key."""
     server = field.servers[1]

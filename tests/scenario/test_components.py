@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from tests.conftest import OpenClient, StartBalancer, StartServer
 from tests.helpers import processes, wire
 from tests.helpers.client import ask, load
 from tests.helpers.daemon import COMMAND, ROOT, Balancer
+from tests.helpers.nameserver import NameServer
 from tests.helpers.ports import free_address
 from tests.helpers.waiting import wait_for
 from tests.scenario.test_admin import fetch
 
 HOMES = Path(__file__).parents[1] / "components"
+SECTION = "[witness]\nnumber = 42"
 WITNESS = {"PYTHONPATH": str(HOMES / "witness")}
 CRASHER = {"PYTHONPATH": str(HOMES / "crasher")}
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -39,19 +42,33 @@ def running(balancer: Balancer, name: str) -> bool:
     return bool(balancer.status()["processes"].get(name, {}).get("running"))
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
+    """One for all: what a test changes in its file, the next one's `witness` sets back."""
+    with NameServer() as server, Balancer(tmp_path_factory.mktemp("witness"), [server.address], env=WITNESS,
+                                          more=SECTION, http=[free_address()]) as balancer:
+        yield balancer
+
+
 @pytest.fixture
-def witness(start: StartBalancer, nameserver: StartServer) -> Balancer:
-    http = free_address()
-    balancer = start([nameserver().address], env=WITNESS, more="[witness]\nnumber = 42", http=[http])
-    wait_for("the witness", lambda: running(balancer, "witness") and running(balancer, "admin"))
-    return balancer
+def witness(shared: Balancer) -> Balancer:
+    if shared.settings.more != SECTION:
+        shared.reload(more=SECTION)
+    wait_for("the witness", lambda: running(shared, "witness") and running(shared, "admin"))
+    return shared
+
+
+def asked(witness: Balancer) -> int:
+    """How often it was, as it has published."""
+    return int(witness.status()["components"].get("witness", {}).get("asked", 0))
 
 
 def test_host_has_all_it_promises(witness: Balancer) -> None:
+    before = call(witness, "witness.tell")["queries"]
     ask(witness.address)
     witness.wait_idle()
     told = call(witness, "witness.tell", x=1)
-    assert (told["number"], told["services"], told["queries"]) == (42, ["dns"], 1)
+    assert (told["number"], told["services"], told["queries"]) == (42, ["dns"], before + 1)
     assert told["servers"] == list(witness.settings.servers)
     assert (told["arguments"], told["state"]) == ({"x": 1}, f"{witness.folder}/state")
     assert told["raw"] is (os.geteuid() == 0), "it kept the right it asked for"
@@ -83,11 +100,12 @@ def test_events_and_snapshots_reach_admin_and_alert(witness: Balancer) -> None:
     call(witness, "witness.emit", after="up")
     wait_for("no open alert", lambda: call(witness, "alert.list")["open_total"] == 0)
     (http,) = witness.settings.http
+    before = asked(witness)
     call(witness, "witness.tell")
 
     def shown() -> bool:
         seen = json.loads(fetch(http, "/api/v1/status")[1])["components"].get("witness")
-        return bool(seen == {"says": 42} and b"ns7_witness_asked_total 1.0" in fetch(http, "/metrics")[1])
+        return seen == {"says": 42} and f"ns7_witness_asked_total {before + 1}.0".encode() in fetch(http, "/metrics")[1]
 
     wait_for("status and metrics of the witness", shown)
 
@@ -108,14 +126,17 @@ def test_configuration_reaches_it(witness: Balancer) -> None:
 
 
 def test_totals_survive_its_crash(witness: Balancer) -> None:
+    call(witness, "witness.tell")
+    before = witness.status()["components"]["witness"]
     for _ in range(3):
         call(witness, "witness.tell")
-    wait_for("published", lambda: witness.status()["components"]["witness"]["asked"] == 3)
+    wait_for("published", lambda: asked(witness) == before["asked"] + 3)
     victim = witness.status()["processes"]["witness"]["pid"]
     os.kill(victim, signal.SIGKILL)
     wait_for("another one", lambda: witness.status()["processes"]["witness"]["pid"] not in (0, victim))
     wait_for("running", lambda: running(witness, "witness"))
-    wait_for("its totals", lambda: witness.status()["components"]["witness"] == {"starts": 2, "asked": 3, "number": 42})
+    wait_for("its totals", lambda: witness.status()["components"]["witness"] == {
+        "starts": before["starts"] + 1, "asked": before["asked"] + 3, "number": 42})
 
 
 def test_command_and_doctor(witness: Balancer) -> None:
@@ -183,7 +204,9 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize("where", FAILURES)
+@pytest.mark.parametrize("where", [
+    where if where in ("start", "garbage", "block", "stop") else pytest.param(where, marks=pytest.mark.long)
+    for where in FAILURES])
 def test_crashes_cost_nobody_else_anything(start: StartBalancer, nameserver: StartServer, where: str) -> None:
     """Under load: no query lost, no other process restarted, and it all still ends in order."""
     balancer = start([nameserver().address], env=CRASHER, more=f'[crasher]\nwhere = "{where}"', traceback=True,

@@ -15,7 +15,7 @@ from tests.helpers.client import load
 from tests.helpers.nameserver import NameServer, always, delayed, echo, silent
 from tests.helpers.waiting import wait_for
 
-WORKERS = pytest.mark.parametrize("workers", [1, 2])
+WORKERS = pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 
 
 def set_handler(server: NameServer, handler: Callable[..., object]) -> Callable[[], None]:

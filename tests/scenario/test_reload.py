@@ -16,7 +16,7 @@ from tests.helpers.nameserver import delayed, silent
 from tests.helpers.waiting import wait_for
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_no_query_is_lost(start: StartBalancer, nameserver: StartServer, workers: int) -> None:
     """Weights changed, a server added, one removed, one replaced, under 500 queries per second."""
     one, two, three = (nameserver(delayed(0.02)) for _ in range(3))

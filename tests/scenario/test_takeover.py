@@ -21,7 +21,7 @@ def _strike(balancer: Balancer, number: signal.Signals, count: int) -> None:
     os.kill(pids[count % len(pids)], number)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_killed_again_and_again_under_load(start: StartBalancer, nameserver: StartServer, workers: int) -> None:
     """Patient, for a busy machine may need seconds to start the next spare; how long it takes is for the benchmarks."""
     balancer = start([nameserver(delayed(0.02)).address, nameserver().address], workers=workers, udp_timeout="15s")

@@ -44,6 +44,7 @@ def _quick(address: str, asked: list[Asked]) -> bool:
     return len(asked) - before <= 2
 
 
+@pytest.mark.long
 def test_the_silent_one_comes_back(start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient) -> None:
     """Its first answer, to a probe, makes it one of the servers again."""
     sleepy, good = tcpserver(silent), tcpserver()

@@ -313,6 +313,7 @@ def test_new_supervisor_killed_midway(start: StartBalancer, nameserver: StartSer
     balancer.upgrade()
 
 
+@pytest.mark.long
 def test_old_supervisor_killed_midway(start: StartBalancer, nameserver: StartServer) -> None:
     """What was prepared goes on alone."""
     balancer = start([nameserver(delayed(0.05)).address], workers=2)
@@ -426,6 +427,7 @@ def test_components_hand_over(start: StartBalancer, nameserver: StartServer) -> 
     assert call(balancer, "alert.list")["open_total"] == 1
 
 
+@pytest.mark.long
 def test_stop_while_the_old_one_still_ends(
     start: StartBalancer, nameserver: StartServer, client: OpenClient
 ) -> None:
