@@ -6,6 +6,8 @@ import contextlib
 import threading
 import time
 
+import pytest
+
 from tests.conftest import OpenTcpClient, StartBalancer, StartServer, StartTcpServer
 from tests.helpers import wire
 from tests.helpers.client import Client
