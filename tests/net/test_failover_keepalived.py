@@ -29,6 +29,7 @@ def complaints(log: str) -> list[str]:
     return [line for line in log.splitlines() if any(word in line for word in REJECTED)]
 
 
+@pytest.mark.long
 def test_both_roles(cluster: Cluster) -> None:
     one = cluster.director("ns7c0")                                     # priority 200
     cluster.wait_holder("ns7c0")

@@ -81,7 +81,8 @@ def test_problem_and_recovery(start: StartBalancer, nameserver: StartServer) -> 
     assert listed(balancer)["open"] == []
 
 
-@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.timeout(300))])
 def test_mail_server_down_across_three_transitions(
     start: StartBalancer, nameserver: StartServer, seconds: float
 ) -> None:

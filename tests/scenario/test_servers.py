@@ -317,6 +317,7 @@ def test_broken_file_of_changes_costs_nothing_else(nameserver: StartServer, tmp_
 
 # Told
 
+@pytest.mark.long
 def test_who_did_what_and_when(start: StartBalancer, nameserver: StartServer) -> None:
     http = free_address()
     balancer = start([nameserver().address, nameserver().address], http=[http])
@@ -389,6 +390,7 @@ def test_change_that_cannot_be_saved_is_made_and_told(start: StartBalancer, name
 
 # Several at once
 
+@pytest.mark.long
 def test_two_operators(start: StartBalancer, nameserver: StartServer) -> None:
     """Each sees what was before; what the table says in the end is what the last one said."""
     balancer = start([nameserver().address for _ in range(3)], workers=2)

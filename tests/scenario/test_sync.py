@@ -153,6 +153,7 @@ def test_many_refreshes_at_once(hosts: Hosts) -> None:
     assert len({each["generation"] for each in told}) <= 2
 
 
+@pytest.mark.long
 def test_publisher_that_cannot_be_reached(hosts: Hosts) -> None:
     """Old data stays served; one alert, one recovery; tried again by itself."""
     old, serial = hosts.field.puller.serial("z0.example"), hosts.edit()

@@ -290,8 +290,8 @@ def test_configuration_of_the_file_as_it_is_now(start: StartBalancer, nameserver
     assert [server["name"] for server in balancer.service()["servers"]] == ["s1"]
 
 
-@pytest.mark.parametrize("prepared", [pytest.param(False, marks=pytest.mark.long), True],
-                         ids=["at once", "with its workers"])
+@pytest.mark.long
+@pytest.mark.parametrize("prepared", [False, True], ids=["at once", "with its workers"])
 def test_new_supervisor_killed_midway(start: StartBalancer, nameserver: StartServer, prepared: bool) -> None:
     balancer = start([nameserver(delayed(0.05)).address], workers=2)
     workers, begun = balancer.workers(), []

@@ -153,6 +153,9 @@ async def test_alerts_and_components(start: Start) -> None:
 async def test_the_hour_goes_to_the_successor(start: Start) -> None:
     admin = await start()
     await admin.get("/api/v1/overview")
+    async with asyncio.timeout(10):
+        while not admin.link.published:
+            await asyncio.sleep(0.01)
     assert admin.link.published[0]["format"] == 1
     kept = admin.link.handlers["hand over"]()
     assert kept["states"]
