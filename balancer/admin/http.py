@@ -53,7 +53,7 @@ class Pages:
         self._streams = 0
         self._status = Shared(lambda: json_bytes(self.status()))
         self._obstacles = Shared(self.obstacles)
-        self._metrics = Shared(metrics.TableCollector(table.services, snapshots).text)
+        self._metrics = Shared(metrics.Exposition(table.services, snapshots).text)
         self._hour = Shared(overview.hour)
         self._files = page.load()
         self._pages: dict[str, Page] = {

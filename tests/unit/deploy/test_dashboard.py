@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from balancer.admin.metrics import TableCollector, encode
+from balancer.admin.metrics import Exposition, encode
 from balancer.admin.snapshots import Snapshots
 from deploy import dashboard
 from failover import metrics as failover
@@ -40,6 +40,6 @@ def test_all_that_dashboard_and_rules_use_is_there() -> None:
     with Table({"dns": ["a", "b"]}) as table:
         services = table.view.services()
     services[0]["servers"][0]["health"]["udp"]["latency"] = 0.001
-    metrics = [*TableCollector(lambda: services, snapshots).collect(), *failover.metrics(FAILOVER),
-               *health.metrics(HEALTH), *sync.metrics(SYNC)]
-    assert missing(encode(metrics).decode()) == []
+    text = Exposition(lambda: services, snapshots).text()
+    text += encode([*failover.metrics(FAILOVER), *health.metrics(HEALTH), *sync.metrics(SYNC)])
+    assert missing(text.decode()) == []

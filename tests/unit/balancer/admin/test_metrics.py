@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, StateSetMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    StateSetMetricFamily,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from balancer import __version__
 from balancer.admin import runner
-from balancer.admin.metrics import STATES, TableCollector, encode
+from balancer.admin.metrics import STATES, Exposition, encode
 from balancer.admin.snapshots import Snapshots
 from balancer.component import Component
 from balancer.table.table import (
@@ -138,7 +144,7 @@ def test_probe_latency_of_those_that_answered() -> None:
     with Table({"dns": ["a", "b"]}) as table:
         services = table.view.services()
     services[0]["servers"][0]["health"]["udp"]["latency"] = 0.002
-    series = read(TableCollector(lambda: services, Snapshots([], print)).text())
+    series = read(Exposition(lambda: services, Snapshots([], print)).text())
     name = "ns7_server_probe_latency_seconds"
     assert {key: found for key, found in series.items() if key[0] == name} == {
         (name, (("proto", "udp"), ("server", "a"), ("service", "dns"))): 0.002}
@@ -184,7 +190,7 @@ def text(services: int = 2, servers: int = 3) -> bytes:
         views = table.view.services()
     for server in (server for view in views for server in view["servers"]):
         server["health"]["udp"]["latency"] = 0.002
-    return TableCollector(lambda: views, snapshots).text()
+    return Exposition(lambda: views, snapshots).text()
 
 
 def test_encoded_as_the_library_does_it() -> None:
@@ -194,9 +200,9 @@ def test_encoded_as_the_library_does_it() -> None:
         plain.add_metric((f'{number}"\n\\', "ü"), value)
     info = InfoMetricFamily("ns7_y", "Info.", value={"k": "v"})
     states = StateSetMetricFamily("ns7_z", "States.", {"on": True})
-    with Table({"dns": ["a", "b"]}) as table:
-        table.fill(3)
-        ours = [*TableCollector(table.view.services, Snapshots([], print)).collect(), plain, info, states]
+    latency = HistogramMetricFamily("ns7_w", "", labels=("a",))
+    latency.add_metric(("1",), [("0.5", 1), ("+Inf", 3)], 1.75)
+    ours = [plain, info, states, latency]
     registry = CollectorRegistry()
     registry.collect = lambda: iter(ours)       # type: ignore[method-assign]
     assert encode(ours) == generate_latest(registry)
