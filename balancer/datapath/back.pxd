@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from balancer.datapath.front cimport Front
 from balancer.datapath.mmsg cimport Inbox, Outbox
+from balancer.datapath.killers cimport Killers
 from balancer.datapath.query cimport Query, Slots
 from balancer.datapath.retry cimport Budget, Trust
 from balancer.datapath.syscalls cimport sockaddr_in6
@@ -16,7 +17,6 @@ cdef enum:
     RESCHEDULED = 4096                  # queries that wait for a second server within one wake
     HELD_MOST = 256                     # answers that wait for a better one
     HELD_BYTES = 512                    # of one; a longer answer is relayed at once
-    KILLERS = 16                        # queries that two servers refused, between two sweeps
 
 cdef enum Returned:                     # who is trusted again
     NOBODY = 0
@@ -51,11 +51,6 @@ cdef struct Held:                       # an answer that is relayed if no other 
     uint64_t due_ns
     uint8_t bytes[HELD_BYTES]
 
-cdef struct Killer:                     # a query that two servers refused: it may be what ended them
-    int size
-    uint8_t client[28]
-    uint8_t question[272]               # header and first question
-
 cdef class Back:
     cdef readonly int service
     cdef Slots slots
@@ -89,8 +84,7 @@ cdef class Back:
     cdef uint64_t tried_ns              # when pending queries were last sent again because nobody is trusted
     cdef int newest                     # the query that arrived last, for doubling
     cdef int used                       # slots 0..used-1 may have sockets
-    cdef Killer killers[KILLERS]
-    cdef int killer_count
+    cdef Killers killers
     cdef uint64_t batch
     cdef int rescheduled[RESCHEDULED]   # query numbers
     cdef int rescheduled_count
@@ -117,7 +111,8 @@ cdef class Back:
     cdef void look(self) noexcept nogil
     cdef void _try_all(self) noexcept nogil
     cdef void _first(self, int number, uint8_t *bytes) noexcept nogil
-    cdef void _note_killer(self, Query *query) noexcept nogil
+    cdef void _watch_killer(self, Query *query) noexcept nogil
+    cdef void _judge_killers(self) noexcept nogil
     cdef void _send_once_more(self, int number, Query *query, uint8_t *bytes) noexcept nogil
     cdef bint _went_to_returned(self, Query *query) noexcept nogil
     cdef void _repeat(self, int number, int place, uint8_t *bytes) noexcept nogil

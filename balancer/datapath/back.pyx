@@ -19,6 +19,7 @@ from libc.string cimport memcpy, memset
 
 from balancer.datapath.errqueue cimport Returned, read_error
 from balancer.datapath.front cimport Arrival
+from balancer.datapath.killers cimport Killer, Killers
 from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport (
     KEPT_BYTES, LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, QUERY_ANSWERED, QUERY_PENDING, Leg, Query, Slots,
@@ -47,6 +48,7 @@ cdef enum:
     ERRORS_PER_LOOK = 256               # entries of one error queue read at once
     TRY_AGAIN = 100 * MILLISECOND       # while nobody is trusted: between two times that pending queries go out again
     TRIED_AT_ONCE = 64                  # of them, until somebody answers
+    KILLER_WATCHED = 10_000 * MILLISECOND   # a query that two did not answer, for whether both have gone away
 
 
 cdef class Back:
@@ -65,6 +67,7 @@ cdef class Back:
         self.held = <Held *>calloc(HELD_MOST, sizeof(Held))
         if self.held == NULL:
             raise MemoryError("held answers")
+        self.killers = Killers()
         self.inbox = Inbox(ANSWERS, False)
         self.outbox = Outbox(OUTBOX)
 
@@ -293,26 +296,39 @@ cdef class Back:
             if self.retry_on and self.slots.bytes(number) != NULL and not self._others(query):
                 self.stranded = True
                 continue
-            if query.legs_used >= LEGS:
-                self._note_killer(query)
             self._give_up(number, DROP_UNSENT)
 
-    cdef void _note_killer(self, Query *query) noexcept nogil:
+    cdef void _watch_killer(self, Query *query) noexcept nogil:
+        cdef int place
+        cdef Killer *killer = self.killers.watch(query.bytes, query.question_end, query.client, query.client_size,
+                                                 self.now)
+        if killer != NULL:
+            for place in range(LEGS):
+                killer.server[place] = query.legs[place].server
+                killer.sent_ns[place] = query.legs[place].sent_ns
+
+    cdef void _judge_killers(self) noexcept nogil:
+        """Tell those over which both servers went away; forget those that a server outlived, and old ones."""
+        cdef int index = 0, place, slot, gone
+        cdef bint outlived
         cdef Killer *killer
-        if self.killer_count < KILLERS and query.question_end:
-            killer = &self.killers[self.killer_count]
-            killer.size = query.question_end
-            memcpy(killer.question, query.bytes, query.question_end)
-            memcpy(killer.client, query.client, query.client_size)
-            self.killer_count += 1
+        while index < self.killers.watching:
+            killer = &self.killers.watched[index]
+            gone, outlived = 0, self.now - killer.watched_ns >= <uint64_t>KILLER_WATCHED
+            for place in range(LEGS):
+                slot = killer.server[place]
+                outlived = outlived or load(&self.rows[slot].seen_well_ns) > killer.sent_ns[place]
+                gone += (self.servers[slot].refused_ns > killer.sent_ns[place]
+                         or self.servers[slot].verdict[<int>PROTO_UDP] == VERDICT_DOWN)
+            if outlived or gone == LEGS:
+                self.killers.settle(index, not outlived)        # another one takes its place
+            else:
+                index += 1
 
     def take_killers(self):
-        """Pairs (header and question, client's sockaddr) of queries that two servers refused since the last call."""
-        cdef int index
-        found = [(<bytes>self.killers[index].question[:self.killers[index].size],
-                  <bytes>self.killers[index].client[:28]) for index in range(self.killer_count)]
-        self.killer_count = 0
-        return found
+        """Pairs (header and question, client's sockaddr) of queries over which two servers went away, since the last
+        call."""
+        return self.killers.take()
 
     cdef bint suspected(self, int slot) noexcept nogil:
         """Whether clients' queries speak against the server."""
@@ -466,6 +482,8 @@ cdef class Back:
                 self._relay_held(self.held[slot].number)        # another one takes its place
             else:
                 slot += 1
+        if self.killers.watching:
+            self._judge_killers()
         self.flush()
         if self.returned != NOBODY or (
                 self.present_count and self.when_all_down == TRY_ALL and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN
@@ -826,7 +844,7 @@ cdef class Back:
 
     cdef void expire(self) noexcept nogil:
         """Give up what is older than the timeout. Queries lie in order of arrival, so only the oldest are looked at."""
-        cdef int number, leg
+        cdef int number, leg, silent
         cdef Query *query
         while True:
             number = self.slots.oldest[self.service]
@@ -835,9 +853,11 @@ cdef class Back:
             query = self.slots.query(number)
             if self.now < query.received_ns + self.timeout_ns:
                 return
+            silent = 0
             for leg in range(number * LEGS, number * LEGS + LEGS):
                 if self.slots.leg(leg).state == LEG_FREE:
                     continue
+                silent += 1
                 add(&self.rows[self.slots.leg(leg).server].timeouts, 1)
                 self.slots.remember(leg)
                 self._close(leg)
@@ -847,6 +867,8 @@ cdef class Back:
             if query.held != NONE:
                 self._relay_held(number)
                 continue
+            if silent == LEGS:
+                self._watch_killer(query)
             if self.when_all_down == TRY_ALL and self.present_count and not self._anyone():
                 self._say_servfail(number)
                 continue

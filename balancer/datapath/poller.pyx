@@ -372,7 +372,7 @@ cdef class DataPath:
         return 0
 
     def take_killers(self):
-        """Queries that two servers refused, each as (header and question, client's sockaddr)."""
+        """Queries over which two servers went away, each as (header and question, client's sockaddr)."""
         cdef Back back
         return [found for back in self.active for found in back.take_killers()]
 

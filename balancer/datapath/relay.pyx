@@ -368,8 +368,12 @@ cdef class Relay:
         cdef int only = NO_SERVER, reason = TCP_DROP_UNSENT
         cdef Link *link
         if exchange.tries >= SERVERS_TRIED or (exchange.update and exchange.handed_over):
-            if not self._strand(exchange):
-                self._give_up(exchange, TIMED_OUT if exchange.timed_out else <int>TCP_DROP_UNSENT)
+            if self._strand(exchange):
+                return
+            if exchange.tries >= SERVERS_TRIED and exchange.handed_over and not exchange.timed_out:
+                self.back.killers.note(exchange.bytes + PREFIX_BYTES, exchange.question_end, exchange.client.address,
+                                       sizeof(exchange.client.address))
+            self._give_up(exchange, TIMED_OUT if exchange.timed_out else <int>TCP_DROP_UNSENT)
             return
         if exchange.for_primary:
             if (self.primary != NO_SERVER and self.scheduler.place[self.primary] != NO_SERVER

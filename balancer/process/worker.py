@@ -37,7 +37,7 @@ from balancer.process.messages import (
     TcpReach,
 )
 
-KILLERS_TOLD = 10           # lines a minute about queries that servers refuse: a client can send many
+KILLERS_TOLD = 10           # lines a minute about queries over which servers go away: a client can send many
 DRAIN = 1.0                 # seconds at most that a stopping worker goes on taking what waits in its sockets
 
 
@@ -100,8 +100,8 @@ class Worker:
         self._timer = self._loop.call_later(self._running.sweep(), self._sweep)
         for question, client in self._running.take_killers():
             line = self._killers.thin(
-                f"{WARNING}two servers refused a query: {_named(question)} from {_client(client)}; it may have ended "
-                "them, and is sent to no other", self._loop.time())
+                f"{WARNING}two servers went away over a query: {_named(question)} from {_client(client)}; it may have "
+                "ended them, and is sent to no other", self._loop.time())
             if line:
                 log(line)
         self._close_removed()

@@ -32,6 +32,7 @@ class Connection:
     def __init__(self, sock: socket.socket, number: int = 0) -> None:
         self.socket, self.number = sock, number
         self.reader: threading.Thread | None = None     # who sits in recv() for as long as the connection lasts
+        self.ended = False
         self._kept = b""
 
     def say(self, *messages: bytes) -> None:
@@ -90,6 +91,7 @@ class Connection:
 
     def _end(self, how: int) -> None:
         """The reader must wake, and close: else it would wait on whatever gets the descriptor's number next."""
+        self.ended = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(how)
         if self.reader in (None, threading.current_thread()):
@@ -197,13 +199,14 @@ class TcpServer:
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind((self.host, self.port))
         self._listener.listen(512)
-        self._start(self._accept, self._listener)
+        self._acceptor = self._start(self._accept, self._listener)
 
     def refuse(self) -> None:
         """Listen no more: connections are refused."""
         if self._listener is not None:
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join(PATIENCE)           # nobody comes in any more
             self._listener.close()
             self._listener = None
 
@@ -252,6 +255,8 @@ class TcpServer:
             try:
                 data = connection.hear(3600)
             except (EOFError, OSError, ValueError):
+                break
+            if connection.ended:        # who is dead says nothing, whatever came before its reader woke
                 break
             asked = Asked(data, connection, time.monotonic())
             self.asked.append(asked)

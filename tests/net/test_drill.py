@@ -29,7 +29,8 @@ def drill(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         require_program(program, package)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.drill", "--only", "director", "--rate", "200", "--json", "--svg",
-         str(tmp_path / "drill.svg")], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+         str(tmp_path / "drill.svg")], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a shell's background jobs ignore it
     try:
         yield process
         assert left(process.pid) == []

@@ -122,7 +122,7 @@ def test_a_query_nobody_answers_accuses_nobody(
         assert server["queries"] >= 60, "neither was passed over"
 
 
-def test_a_query_that_is_refused_everywhere_meets_two_servers_only(
+def test_a_query_that_ends_its_servers_meets_two_only(
     start: StartBalancer, nameserver: StartServer, client: OpenClient
 ) -> None:
     """A query that ends whoever gets it must not end them all; the log names it."""
@@ -146,12 +146,34 @@ def test_a_query_that_is_refused_everywhere_meets_two_servers_only(
     balancer = start([server.address for server in servers])
     one = client(balancer.address)
     one.send(wire.query("killer.example", ident=1))
-    wait_for("the first victim", lambda: len(doomed) >= 1)
+    wait_for("its second victim", lambda: len(doomed) == 2)
+    balancer.wait_idle()                # as long as it is in flight at both, they get nothing else
+    for _ in range(20):
+        one.send(wire.query("fine.example"))        # those that meet both are lost
+    wait_for("it is named", lambda: "a query: killer.example. type 1 from 127.0.0.1" in balancer.output())
     others = [client(balancer.address) for _ in range(10)]
     for _ in range(20):
         for other in others:
             other.ask(wire.query("fine.example"))
-    assert len(doomed) <= 2
+    assert len(doomed) == 2
+    assert "fine.example" not in balancer.output()
+
+
+def test_a_query_that_nobody_answers_is_not_said_to_end_servers(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient
+) -> None:
+    one, two = (nameserver(lambda got: [] if wire.qname(got.data) == "odd.example" else list(echo(got))) for _ in "ab")
+    balancer = start([one.address, two.address], udp_timeout="0.5s", service={"retry_after": "30ms"})
+    asking = client(balancer.address)
+    asking.send(wire.query("odd.example"))
+    wait_for("both got it", lambda: one.received and two.received)
+    balancer.wait_idle()
+    for _ in range(10):
+        asking.ask(wire.query("fine.example"))
+    two.close()
+    for _ in range(20):
+        asking.ask(wire.query("fine.example"))
+    assert "odd.example" not in balancer.output()
 
 
 def test_switched_off(start: StartBalancer, nameserver: StartServer) -> None:

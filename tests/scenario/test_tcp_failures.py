@@ -131,6 +131,28 @@ def test_both_fail(
     assert service["timeouts"] == (2 if bad is silent else 0)
 
 
+def test_a_query_that_ends_its_servers_is_named(
+    start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient
+) -> None:
+    """Two of three die of it, nobody else; who asks for something else is answered by the third."""
+    def deadly(asked: Asked) -> None:
+        if wire.qname(asked.data) != "killer.example":
+            asked.answer()
+            return
+        dead.append(asked)
+        next(server for server in servers if asked.connection in server.connections).kill()
+
+    dead: list[Asked] = []
+    servers = [tcpserver(deadly) for _ in range(3)]
+    balancer = start([server.address for server in servers])
+    client = tcpclient(balancer.address)
+    assert wire.rcode(client.ask(wire.query("killer.example", ident=1))) == SERVFAIL
+    for data in numbered(10):
+        assert wire.rcode(client.ask(data)) == 0
+    assert len(dead) == 2
+    wait_for("it is named", lambda: "a query: killer.example. type 1 from 127.0.0.1" in balancer.output())
+
+
 def test_all_refuse(start: StartBalancer, tcpclient: OpenTcpClient) -> None:
     balancer = start([free_address(), free_address()], service={"tcp_timeout": "300ms"})
     client = tcpclient(balancer.address)
