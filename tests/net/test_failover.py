@@ -359,7 +359,7 @@ def test_a_dead_host_answers_no_arp(tmp_path: Path) -> None:
         cluster.wait_holder("ns7c1", 7)
         assert cluster.answers()
         pair.one.kill()
-        wait_for("no standby is told", lambda: "standby director: ok → missing" in pair.other.output(), 15)
+        wait_for("no standby is told", lambda: "standby director: present → missing" in pair.other.output(), 15)
         pair.other.stop()
 
 

@@ -75,7 +75,7 @@ def test_a_stranger_that_has_the_address_is_noticed(pair: Pair) -> None:
     finally:
         host.ip("address", "del", f"{VIP6}/128", "dev", DEVICE)
     assert pair.other.command("failover", "takeover").returncode == 0
-    assert cluster.holders() == ["ns7c1"]
+    cluster.wait_holder("ns7c1", 3)
 
 
 def test_an_address_that_somebody_removes_comes_back(pair: Pair) -> None:
