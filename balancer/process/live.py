@@ -149,7 +149,8 @@ def _checked(change: Change) -> Change:
             raise ValueError("a name that is none")
     good = {"server": change.value is None or (isinstance(change.value, dict) and all(
                 isinstance(value, str | int) for value in change.value.values())
-                and isinstance(change.value.get("address"), str)),
+                and isinstance(change.value.get("address"), str)
+                and str(change.value.get("name")).lower() == change.server),
             "weight": type(change.value) is int, "state": isinstance(change.value, str)}
     if change.what not in KINDS or not (good[change.what] or change.lifted):
         raise ValueError(f"{change.what!r} cannot be {change.value!r}"[:200])

@@ -37,6 +37,7 @@ CHANGES = [
 SEEDS = (
     *(Live(CHANGES[:count]).encode() for count in range(len(CHANGES) + 1)),
     json.dumps({"format": 1, "changes": [], "settled": [[["dns", "a", "weight"], 1e999]]}).encode(),
+    Live([Change("dns", "c", "server", {"address": "192.0.2.3:53"}, "root", 3.0, "n2"), CHANGES[0]]).encode(),
     b"{}", b"null", b'{"format": 2, "changes": []}', b'{"format": 1, "changes": 7}', b"[" * 3000, b"",
 )
 

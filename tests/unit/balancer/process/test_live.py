@@ -28,7 +28,11 @@ def change(what: str, value: Any, server: str = "a", time: float = 1.0, **more: 
 @st.composite
 def some_changes(draw: st.DrawFn) -> Change:
     what = draw(st.sampled_from(["server", "weight", "state"]))
-    return change(what, draw(VALUES[what]), draw(st.sampled_from("abc")), draw(st.integers(0, 5)) / 1,
+    server = draw(st.sampled_from("abc"))
+    value = draw(VALUES[what])
+    if what == "server" and value is not None:
+        value = {**value, "name": server.upper()}
+    return change(what, value, server, draw(st.integers(0, 5)) / 1,
                   node=draw(st.sampled_from(["n1", "n2"])), lifted=draw(st.booleans()), saved=draw(st.booleans()))
 
 
@@ -127,6 +131,8 @@ def test_number_is_bounded() -> None:
     {"format": 1, "changes": [["dns", "a", "weight", 5, "root", float("nan"), "n"]]},
     {"format": 1, "changes": [["dns", "a", "weight", 5, "root", float("inf"), "n"]]},
     {"format": 1, "changes": [["dns", "a", "server", {"address": {}}, "root", 1.0, "n"]]},
+    {"format": 1, "changes": [["dns", "a", "server", {"address": "192.0.2.1:53"}, "root", 1.0, "n"]]},
+    {"format": 1, "changes": [["dns", "a", "server", {"address": "192.0.2.1:53", "name": "b"}, "root", 1.0, "n"]]},
     {"format": 1, "changes": [["dns", "a", "name", "b", "root", 1.0, "n"]]},
     {"format": 1, "changes": [["dns", "a", ["weight"], "b", "root", 1.0, "n"]]},
     {"format": 1, "changes": [["dns", "a", "weight", 5, "root", 1.0, "n"]] * (MOST + 1)}])
