@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from benchmarks import goals, meter, ns7, servers, tcpload
 from benchmarks.lab import Address, Lab, LabError, Process, free_port
@@ -248,37 +249,60 @@ def big_zone(lab: Lab) -> None:
 
 
 def big_transfers(lab: Lab, options: Options, run: Run) -> None:
-    """20 transfers of 100 MB at once, beside 5,000 queries per second over UDP."""
+    """20 transfers of 100 MB at once, beside 5,000 queries per second over UDP; then the same without a balancer, for
+    what the machine makes of it."""
     big_zone(lab)
     backends = servers.start(lab, zones=(servers.ZONE, BIG))
     peer = start(lab, "ns7", backends.addresses, options.ns7, MANY)
+    size = tcpload.transfer(backends.addresses[0], BIG, 0)
+    through, bare = (transfers_beside_udp(target, backends.queries, size, options.seconds)
+                     for target in (peer.target, backends.addresses[0]))
+    run.details += [{"case": "transfers", **asdict(through)}, {"case": "transfers without a balancer", **asdict(bare)}]
+    print(f"transfers: {through.whole} of {TRANSFERS} whole ({size / 1e6:.0f} MB each) in {through.took:.1f} s; UDP "
+          f"p99 {through.alone:.2f} ms alone, {through.beside:.2f} ms beside them; without a balancer {bare.alone:.2f} "
+          f"and {bare.beside:.2f} ms", flush=True)
+    run.goals += [
+        Goal("transfers whole", f"{through.whole} of {TRANSFERS} × {size / 1e6:.0f} MB", "all",   # noqa: RUF001
+             through.whole == TRANSFERS),
+        told("transfers: rate", f"{TRANSFERS * size / through.took / 1e6:.0f} MB/s"),
+        at_most("transfers: UDP lost beside them", through.lost, goals.LOST, digits=0),
+        at_most("transfers: UDP p99 to alone", through.ratio, goals.TCP_TRANSFER_P99),
+        told("transfers: the same without a balancer", "?" if bare.ratio is None else f"{bare.ratio:.2f}"),
+    ]
 
-    def udp(seconds: float) -> tuple[float, int]:
-        with Prober(peer.target, servers.PROBE) as prober:
-            load = run_dnsperf(peer.target, backends.queries, seconds, BESIDE)
+
+@dataclass(frozen=True)
+class Beside:
+    """UDP alone, and beside transfers. Percentiles in ms, the median of several readings."""
+
+    whole: int
+    took: float
+    alone: float
+    beside: float
+    lost: int
+
+    @property
+    def ratio(self) -> float | None:
+        return self.beside / self.alone if self.alone else None
+
+
+def transfers_beside_udp(target: Address, queries: Path, size: int, seconds: float) -> Beside:
+    """`size` bytes are a whole transfer."""
+    def udp(length: float) -> tuple[float, int]:
+        with Prober(target, servers.PROBE) as prober:
+            load = run_dnsperf(target, queries, length, BESIDE)
         return (percentile(prober.latencies, 0.99) or 0.0) * 1000, load.lost + prober.lost
 
     time.sleep(SETTLED)
     udp(1.0)
-    size = tcpload.transfer(backends.addresses[0], BIG, 0)
-    alone, _ = udp(options.seconds)
+    alone = statistics.median(udp(seconds)[0] for _ in range(3))
     started = time.monotonic()
-    with tcpload.transfers(peer.target, BIG, size, TRANSFERS) as running:
+    readings = []
+    with tcpload.transfers(target, BIG, size, TRANSFERS) as running:
         time.sleep(0.5)
-        readings = []
         while running.poll() is None:
-            readings.append(udp(3.0))
+            readings.append(udp(2.0))
         got = tcpload.received(running)
     took = time.monotonic() - started
-    whole = sum(one == size for one in got)
-    p99 = statistics.median(reading[0] for reading in readings)
-    print(f"transfers: {whole} of {TRANSFERS} whole ({size / 1e6:.0f} MB each) in {took:.1f} s; UDP p99 {alone:.2f} ms "
-          f"alone, {p99:.2f} ms beside them", flush=True)
-    run.details.append({"case": "transfers", "bytes": got, "seconds": took, "udp": readings, "alone": alone})
-    lost = sum(reading[1] for reading in readings)
-    run.goals += [
-        Goal("transfers whole", f"{whole} of {TRANSFERS} × {size / 1e6:.0f} MB", "all", whole == TRANSFERS),   # noqa: RUF001
-        told("transfers: rate", f"{sum(got) / took / 1e6:.0f} MB/s"),
-        at_most("transfers: UDP lost beside them", lost, goals.LOST, digits=0),
-        at_most("transfers: UDP p99 to alone", p99 / alone if alone else None, goals.TCP_TRANSFER_P99),
-    ]
+    beside = statistics.median(reading[0] for reading in readings)
+    return Beside(sum(one == size for one in got), took, alone, beside, sum(reading[1] for reading in readings))
