@@ -12,32 +12,27 @@ A query is sent to at most two servers. If a link fails, or is silent for `timeo
 and its connection goes on. UPDATE is never sent twice, a transfer only when its link fails. Nothing
 recurses: what is due lies in lists that `settle` empties, and each query is sent a bounded number of times.
 
-Client: reading → (limit, bad message, end of its stream: `ending`) → nothing pending → closed, after the client has
-taken its answers (`lingering`). Reading stops while too much is pending or unread (`full`), and links are not read
-while the client does not take what it asked for: both ends feel it, and memory is bounded.
+How clients come, are read, and go stands in clients.pyx.
 """
 
-from libc.errno cimport EAGAIN, errno
+from libc.errno cimport EAGAIN
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from balancer.datapath.admission cimport ADMITTED, DROPPED, Admission, Verdict
 from balancer.datapath.back cimport TRY_ALL, Back
-from balancer.datapath.counts cimport Counts
-from balancer.datapath.framing cimport (
-    NOT_A_MESSAGE, PREFIX_BYTES, UNFINISHED, frame_size, load_rest,
-)
-from balancer.datapath.pool cimport OWED_KNOWN, TRANSFERS_KNOWN, Link, Pool, Target, is_shortage
+from balancer.datapath.clients cimport Clients
+from balancer.datapath.exchange cimport SERVERS_TRIED, Client, Exchange, dequeue, enqueue, tried
+from balancer.datapath.framing cimport NOT_A_MESSAGE, PREFIX_BYTES, UNFINISHED, frame_size, load_rest
+from balancer.datapath.pool cimport OWED_KNOWN, TRANSFERS_KNOWN, Link, Pool, Target
 from balancer.datapath.replies cimport (
     RCODE_WIRE_SERVFAIL, belongs_to_primary, is_transfer, only_primary, write_error,
 )
 from balancer.datapath.retry cimport LEAST_AFTER, is_silent, on_query, on_rescue, retry_after, sample, spend
-from balancer.datapath.stream cimport CLIENT, SOME_WAITS, Streams, waiting
-from balancer.datapath.syscalls cimport (
-    AF_INET, EPOLLERR, EPOLLIN, EPOLLOUT, c_close, ntohl, sockaddr, sockaddr_in, sockaddr_in6, socklen_t,
-)
-from balancer.datapath.tcp_syscalls cimport EPOLLHUP, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, c_shutdown
+from balancer.datapath.stream cimport SOME_WAITS, Streams, waiting
+from balancer.datapath.syscalls cimport EPOLLERR, EPOLLIN, EPOLLOUT
+from balancer.datapath.tcp_syscalls cimport EPOLLHUP
 from balancer.datapath.wire cimport (
     OPCODE_UPDATE, RCODE_WIRE_REFUSED, answers_question, is_response, opcode_of, question_end, rcode_of, read16,
     write16,
@@ -45,24 +40,15 @@ from balancer.datapath.wire cimport (
 from balancer.schedule.base cimport NO_SERVER, Scheduler
 from balancer.table.layout cimport (
     IGNORE_LATE, IGNORE_NOT_RESPONSE, IGNORE_SHORT, IGNORE_UNKNOWN_ID, IGNORE_WRONG_QUESTION, MAX_SERVERS, RCODE_OTHER,
-    TCP_CLOSE_CLIENT, TCP_CLOSE_EVICTED, TCP_CLOSE_FULL, TCP_CLOSE_IDLE, TCP_CLOSE_LIFETIME, TCP_CLOSE_MESSAGE_READS,
-    TCP_CLOSE_MESSAGE_TIME, TCP_CLOSE_NO_MEMORY, TCP_CLOSE_NOT_A_MESSAGE, TCP_CLOSE_NOT_ADMITTED,
-    TCP_CLOSE_PER_CLIENT, TCP_CLOSE_QUERIES, TCP_CLOSE_RESET, TCP_CLOSE_RESPONSE, TCP_CLOSE_SERVER_LOST,
-    TCP_CLOSE_STOP, TCP_CLOSE_UNREAD, TCP_CLOSE_WORKER_LOST, TCP_DROP_CLIENT_GONE, TCP_DROP_NO_CONNECTION,
+    TCP_CLOSE_LIFETIME, TCP_CLOSE_NOT_ADMITTED, TCP_CLOSE_NO_MEMORY, TCP_CLOSE_QUERIES, TCP_CLOSE_RESPONSE,
+    TCP_CLOSE_SERVER_LOST, TCP_CLOSE_WORKER_LOST, TCP_DROP_CLIENT_GONE, TCP_DROP_NO_CONNECTION,
     TCP_DROP_NO_MEMORY, TCP_DROP_NO_SERVER, TCP_DROP_NOT_ADMITTED, TCP_DROP_PRIMARY_DOWN, TCP_DROP_RESPONSE,
     TCP_DROP_UNSENT, TCP_DROP_WORKER_LOST, TcpRowServer, add, check, load, store,
 )
 from balancer.table.table cimport latency_bounds_ns
 
 cdef enum:
-    ACCEPTS = 32                        # per wake and listener
-    PENDING_MOST = 100                  # queries of one client; more wait in its socket
-    PENDING_BYTES_MOST = 65536
-    UNREAD_MOST = 65536                 # bytes that a client has not taken: then nothing is read for it
     DOUBTED_BYTES = 514                 # of an answer, with its prefix, that is not believed at once
-    LINGER_NS = 1_000_000_000
-    LINGER_READS = 64
-    QUIET_NS = 1_000_000_000            # while we leave: who said nothing for so long has nothing on its way to us
     WAIT_NS = 1_000_000_000             # for a connection toward a server
     TRY_AGAIN_NS = 100_000_000          # while every server fails
     TIMED_OUT = -1                      # why a query is given up: else a TcpDrop
@@ -77,64 +63,15 @@ def live():
     return _live
 
 
-cdef void _enqueue(Queue *queue, Exchange *exchange) noexcept nogil:
-    exchange.queue = queue
-    exchange.newer = NULL
-    exchange.older = queue.newest
-    if queue.newest != NULL:
-        queue.newest.newer = exchange
-    else:
-        queue.oldest = exchange
-    queue.newest = exchange
-
-
-cdef void _dequeue(Exchange *exchange) noexcept nogil:
-    cdef Queue *queue = exchange.queue
-    if queue == NULL:
-        return
-    if exchange.older != NULL:
-        exchange.older.newer = exchange.newer
-    else:
-        queue.oldest = exchange.newer
-    if exchange.newer != NULL:
-        exchange.newer.older = exchange.older
-    else:
-        queue.newest = exchange.older
-    exchange.older = exchange.newer = NULL
-    exchange.queue = NULL
-
-
-cdef bint _tried(const Exchange *exchange, int slot) noexcept nogil:
-    cdef int index
-    for index in range(exchange.tries):
-        if exchange.tried[index] == slot:
-            return True
-    return False
-
-
-cdef class Relay:
+cdef class Relay(Clients):
     """Clients, queries and links of one service. `back` is UDP's side of the same: its scheduler counts both."""
 
     def __cinit__(self, int service, Streams streams, Back back):
-        self.service = service
-        self.streams = streams
         self.back = back
         self.scheduler = back.scheduler
         self.pool = Pool(streams)
-        self.counts = Counts()
         self.admission = Admission((), (), (), ())
         self.primary = NO_SERVER
-
-    def set_limits(self, timeout_ns, idle_ns, message_ns, lifetime_ns, queries, reads, connections, per_client):
-        """The limits of this worker, see docs/tcp.md; 0: no limit for lifetime_ns and queries."""
-        self.limits.timeout_ns = timeout_ns
-        self.limits.idle_ns = idle_ns
-        self.limits.message_ns = message_ns
-        self.limits.lifetime_ns = lifetime_ns
-        self.limits.queries = queries
-        self.limits.reads = reads
-        self.limits.connections = connections
-        self.limits.per_client = per_client
 
     def share(self):
         """Choose as UDP does, with its scheduler."""
@@ -170,137 +107,6 @@ cdef class Relay:
             store(&row.in_flight, 0)
             store(&row.open, 0)
             store(&row.idle, 0)
-
-    # Clients
-
-    cdef bint accept(self, int listener) noexcept nogil:
-        """Take new connections; False when the process can have no more descriptors now."""
-        cdef int _turn, descriptor
-        cdef sockaddr_in6 name
-        cdef socklen_t size
-        for _turn in range(ACCEPTS):
-            size = sizeof(name)
-            descriptor = accept4(listener, <sockaddr *>&name, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if descriptor >= 0:
-                self._welcome(descriptor, <const uint8_t *>&name, <int>size)
-            elif is_shortage(errno):
-                if not self._evict():
-                    return False
-            elif errno == EAGAIN:
-                break
-        return True
-
-    cdef void _welcome(self, int descriptor, const uint8_t *name, int size) noexcept nogil:
-        cdef Client *client
-        cdef uint32_t family, key
-        cdef uint32_t[4] words
-        cdef uint64_t network
-        cdef int mine
-        add(&self.row.connections, 1)
-        if (<const sockaddr *>name).sa_family == AF_INET:
-            family = 4
-            network = key = ntohl((<const sockaddr_in *>name).sin_addr.s_addr)
-        else:
-            family = 6
-            memcpy(words, &(<const sockaddr_in6 *>name).sin6_addr, 16)
-            network = <uint64_t>words[0] << 32 | words[1]
-            key = ntohl(words[0] ^ words[1] ^ words[2] ^ words[3])
-        if self.open >= self.limits.connections and not self._evict():
-            c_close(descriptor)
-            add(&self.row.closed[<int>TCP_CLOSE_FULL], 1)
-            return
-        mine = self.counts.add(family, network)
-        if mine < 0 or mine > self.limits.per_client:
-            if mine > 0:
-                self.counts.remove(family, network)
-            c_close(descriptor)
-            add(&self.row.closed[<int>TCP_CLOSE_PER_CLIENT if mine > 0 else <int>TCP_CLOSE_NO_MEMORY], 1)
-            return
-        if self.open > self.limits.connections - self.limits.connections // 8:
-            self._evict()               # nearly full: the longest idle makes room
-        client = <Client *>calloc(1, sizeof(Client))
-        if client == NULL or not self.streams.add(&client.stream, descriptor, CLIENT, EPOLLIN):
-            free(client)
-            c_close(descriptor)
-            self.counts.remove(family, network)
-            add(&self.row.closed[<int>TCP_CLOSE_NO_MEMORY], 1)
-            return
-        client.stream.service = self.service
-        client.family = family
-        client.key = key
-        client.network = network
-        client.accepted_ns = client.since_ns = self.streams.now
-        memcpy(client.address, name, size if size < 28 else 28)
-        self.open += 1
-        store(&self.row.open, self.open)
-        self._place(client, &self.idle)
-        self._read_client(client)       # most often the first query is here already
-
-    cdef void on_client(self, Client *client, uint32_t events) noexcept nogil:
-        if events & EPOLLOUT:
-            self.streams.touch(&client.stream)
-        if client.lingering:
-            self._linger(client)
-        elif client.stream.watched & EPOLLIN:
-            if events & (EPOLLIN | EPOLLERR | EPOLLHUP):
-                self._read_client(client)
-        elif events & (EPOLLERR | EPOLLHUP):
-            self._close(client, TCP_CLOSE_RESET if not client.half_closed else <int>TCP_CLOSE_CLIENT)
-
-    cdef void _read_client(self, Client *client) noexcept nogil:
-        cdef int size = 0, got = self.streams.receive(&client.stream, &size)
-        if got > 0:
-            client.reads += 1
-            self._serve(client, size)
-        elif got == 0:
-            client.half_closed = True
-            if client.pending == 0 and waiting(&client.stream) == 0 and not self._married(client):
-                self._close(client, TCP_CLOSE_CLIENT)
-            else:
-                self._end(client, TCP_CLOSE_CLIENT)     # what is pending is still delivered
-        elif got != -EAGAIN:
-            self._close(client, TCP_CLOSE_RESET)
-
-    cdef void _linger(self, Client *client) noexcept nogil:
-        """All is said and shut down: wait for the client to close, so that no reset takes answers from it."""
-        cdef int size = 0, got = self.streams.receive(&client.stream, &size)
-        client.reads += 1
-        if got != -EAGAIN and (got <= 0 or client.reads > LINGER_READS):
-            self._close(client, client.ending - 1)
-
-    cdef void _serve(self, Client *client, int size) noexcept nogil:
-        """Take the whole messages among `size` bytes in scratch; keep the rest."""
-        cdef int at = 0, found = UNFINISHED
-        client.full = False
-        while not client.ending:
-            if (client.pending >= PENDING_MOST or client.pending_bytes >= PENDING_BYTES_MOST
-                    or waiting(&client.stream) >= UNREAD_MOST):
-                client.full = True
-                break
-            found = frame_size(self.streams.scratch + at, size - at)
-            if found == UNFINISHED:
-                break
-            if found == NOT_A_MESSAGE:
-                self._end(client, TCP_CLOSE_NOT_A_MESSAGE)
-                break
-            self._query(client, self.streams.scratch + at, found)
-            if client.stream.descriptor < 0:
-                return
-            at += found
-            client.reads = 0
-        if client.ending:
-            at = size
-        if not self.streams.keep(&client.stream, at, size):
-            self._close(client, TCP_CLOSE_NO_MEMORY)
-            return
-        if at == size or client.full:
-            client.message_ns = 0
-        elif at or client.message_ns == 0:
-            client.message_ns = self.streams.now
-            client.reads = 0 if at else client.reads
-        elif client.reads > self.limits.reads:
-            self._end(client, TCP_CLOSE_MESSAGE_READS)
-        self.streams.touch(&client.stream)
 
     # Queries
 
@@ -377,7 +183,7 @@ cdef class Relay:
             return
         if exchange.for_primary:
             if (self.primary != NO_SERVER and self.scheduler.place[self.primary] != NO_SERVER
-                    and not _tried(exchange, self.primary)):
+                    and not tried(exchange, self.primary)):
                 only = self.primary
             elif self.primary != NO_SERVER and only_primary(exchange.bytes + PREFIX_BYTES):
                 self._give_up(exchange, TIMED_OUT if exchange.timed_out else <int>TCP_DROP_PRIMARY_DOWN)
@@ -391,9 +197,9 @@ cdef class Relay:
             if not exchange.waits:
                 exchange.waits = True
                 exchange.since_ns = self.streams.now
-            _enqueue(&self.waiting, exchange)
+            enqueue(&self.waiting, exchange)
         elif reason == DUE_AGAIN:
-            _enqueue(&self.orphans, exchange)
+            enqueue(&self.orphans, exchange)
         elif not self._strand(exchange):
             self._give_up(exchange, TIMED_OUT if exchange.timed_out else reason)
 
@@ -403,7 +209,7 @@ cdef class Relay:
         while link != NULL:
             # A query that met a dying connection takes one that has shown to be alive, or is new. A server that may
             # not be chosen any more (drained, removed, suspected) gets no query of a client that never pauses either.
-            if (not link.poisoned and not link.silent and not _tried(exchange, link.slot)
+            if (not link.poisoned and not link.silent and not tried(exchange, link.slot)
                     and self.scheduler.place[link.slot] != NO_SERVER and (only == NO_SERVER or link.slot == only)
                     and not (exchange.stale and link.reused and link.answered_ns == 0)):
                 return link
@@ -424,7 +230,7 @@ cdef class Relay:
                 break
             if only == NO_SERVER and turn == 0 and self.pool.avoided(slot):
                 other = self.scheduler.pick(client.key, slot)
-                if other != NO_SERVER and not self.pool.avoided(other) and not _tried(exchange, other):
+                if other != NO_SERVER and not self.pool.avoided(other) and not tried(exchange, other):
                     slot = other
             link = self.pool.take(slot, fresh)
             if link == NULL and self.pool.starved and self._evict():
@@ -458,7 +264,7 @@ cdef class Relay:
         exchange.link = link
         exchange.since_ns = self.streams.now
         exchange.timed_out = exchange.waits = False
-        _enqueue(&self.sent, exchange)
+        enqueue(&self.sent, exchange)
         self.pool.asked(link.slot)
         link.outstanding += 1
         if exchange.transfer:
@@ -478,7 +284,7 @@ cdef class Relay:
     cdef void _unsend(self, Exchange *exchange) noexcept nogil:
         """It is not outstanding on its link any more."""
         cdef Link *link = exchange.link
-        _dequeue(exchange)
+        dequeue(exchange)
         exchange.link = NULL
         self._release(link)
 
@@ -538,7 +344,7 @@ cdef class Relay:
         global _live
         cdef Client *client = exchange.client
         check(exchange.first == NULL)
-        _dequeue(exchange)
+        dequeue(exchange)
         if exchange.previous != NULL:
             exchange.previous.following = exchange.following
         else:
@@ -716,7 +522,7 @@ cdef class Relay:
         if both:
             self._await_first(exchange)
         else:
-            _enqueue(&self.orphans, exchange)
+            enqueue(&self.orphans, exchange)
         return True
 
     cdef void _await_first(self, Exchange *exchange) noexcept nogil:
@@ -726,14 +532,30 @@ cdef class Relay:
             first.poisoned = True
             self._unsend_first(exchange)
             exchange.timed_out = True
-            _enqueue(&self.orphans, exchange)
+            enqueue(&self.orphans, exchange)
             if first.outstanding == 0 and not first.married:
                 self._let_go(first)
             return
         exchange.link = first
         exchange.first = NULL
         exchange.since_ns = self.streams.now        # `sent` is in order of time
-        _enqueue(&self.sent, exchange)
+        enqueue(&self.sent, exchange)
+
+    cdef void _drop(self, Client *client) noexcept nogil:
+        """What is pending is lost, and so are the links that carry it: late answers reach nobody."""
+        cdef Exchange *exchange
+        while client.first != NULL:
+            exchange = client.first
+            if exchange.link != NULL:
+                exchange.link.poisoned = True
+                self._unsend(exchange)
+            if exchange.first != NULL:
+                exchange.first.poisoned = True
+                self._unsend_first(exchange)
+            add(&self.row.dropped[<int>TCP_DROP_CLIENT_GONE], 1)
+            self._forget(exchange)
+        while client.links != NULL:
+            self._let_go(client.links)
 
     cdef void _let_go(self, Link *link) noexcept nogil:
         """The client needs it no more: back into the pool, unless something is odd about it."""
@@ -778,7 +600,7 @@ cdef class Relay:
                 if stale and not exchange.stale and not exchange.timed_out:
                     exchange.stale = True
                     exchange.tries -= 1
-                _enqueue(&self.orphans, exchange)
+                enqueue(&self.orphans, exchange)
             exchange = exchange.following
         if lost and not stale:
             add(&self.rows[link.slot].failures, 1)
@@ -789,78 +611,6 @@ cdef class Relay:
         self.pool.close_link(link)
         self.room = True
         self.streams.touch(&client.stream)
-
-    # Ends of clients
-
-    cdef void _end(self, Client *client, int reason) noexcept nogil:
-        """No more queries from this client; it is closed when nothing is pending."""
-        if not client.ending:
-            client.ending = reason + 1
-        client.message_ns = 0
-        client.full = False
-        self.streams.touch(&client.stream)
-
-    cdef void _close(self, Client *client, int reason) noexcept nogil:
-        """Close now. What is pending is lost, and so are the links that carry it: late answers reach nobody."""
-        cdef Exchange *exchange
-        if client.stream.descriptor < 0:
-            return
-        while client.first != NULL:
-            exchange = client.first
-            if exchange.link != NULL:
-                exchange.link.poisoned = True
-                self._unsend(exchange)
-            if exchange.first != NULL:
-                exchange.first.poisoned = True
-                self._unsend_first(exchange)
-            add(&self.row.dropped[<int>TCP_DROP_CLIENT_GONE], 1)
-            self._forget(exchange)
-        while client.links != NULL:
-            self._let_go(client.links)
-        self._place(client, NULL)
-        self.counts.remove(client.family, client.network)
-        self.streams.shut(&client.stream)
-        self.room = True                        # one descriptor more
-        self.open -= 1
-        store(&self.row.open, self.open)
-        add(&self.row.closed[reason], 1)
-
-    cdef bint _evict(self) noexcept nogil:
-        """Close the client that has been idle longest; False when none is idle."""
-        if self.idle.oldest == NULL:
-            return False
-        self._close(self.idle.oldest, TCP_CLOSE_EVICTED)
-        return True
-
-    cdef void _place(self, Client *client, Clients *list) noexcept nogil:
-        """Put the client at the young end of a list, NULL: of none."""
-        if client.list != NULL:
-            if client.older != NULL:
-                client.older.newer = client.newer
-            else:
-                client.list.oldest = client.newer
-            if client.newer != NULL:
-                client.newer.older = client.older
-            else:
-                client.list.newest = client.older
-        client.older = client.newer = NULL
-        client.list = list
-        if list == NULL:
-            return
-        client.older = list.newest
-        if list.newest != NULL:
-            list.newest.newer = client
-        else:
-            list.oldest = client
-        list.newest = client
-
-    cdef bint _married(self, Client *client) noexcept nogil:
-        cdef Link *link = client.links
-        while link != NULL:
-            if link.married:
-                return True
-            link = link.next
-        return False
 
     # The end of a wake
 
@@ -879,7 +629,7 @@ cdef class Relay:
         while self.unsettled():
             exchange = self.orphans.oldest
             if exchange != NULL:
-                _dequeue(exchange)
+                dequeue(exchange)
                 self._dispatch(exchange)
                 continue
             client = self.resuming
@@ -902,56 +652,9 @@ cdef class Relay:
                 if not free_link:
                     break
                 if not (exchange.for_primary and self.primary != NO_SERVER and self.pool.full(self.primary)):
-                    _dequeue(exchange)
+                    dequeue(exchange)
                     self._dispatch(exchange)
                 exchange = following
-
-    cdef void flush_client(self, Client *client) noexcept nogil:
-        """Send what is staged, then see what the client's state is."""
-        cdef int left
-        cdef bint done
-        cdef uint32_t events
-        cdef Link *link
-        if self.streams.flush(&client.stream) < 0:
-            self._close(client, TCP_CLOSE_RESET)
-            return
-        if client.lingering:
-            return
-        left = waiting(&client.stream)
-        if (client.full and not client.resuming and left < UNREAD_MOST // 2
-                and client.pending <= PENDING_MOST // 2 and client.pending_bytes <= PENDING_BYTES_MOST // 2):
-            client.resuming = True
-            client.resume_next = self.resuming
-            self.resuming = client
-        link = client.links
-        while link != NULL:
-            events = EPOLLIN if left < UNREAD_MOST else 0
-            if link.connecting or waiting(&link.stream):
-                events |= EPOLLOUT
-            if not link.stream.dirty:
-                self.streams.watch(&link.stream, events)
-            link = link.next
-        done = client.pending == 0 and left == 0 and client.links == NULL
-        if done and client.ending:
-            if client.half_closed or not client.answered:
-                self._close(client, client.ending - 1)
-                return
-            c_shutdown(client.stream.descriptor, SHUT_WR)
-            client.lingering = True
-            client.reads = 0
-            client.since_ns = self.streams.now
-            self.streams.watch(&client.stream, EPOLLIN)
-            self._place(client, &self.busy)
-            return
-        events = EPOLLIN if not client.ending and not client.full else 0
-        if left:
-            events |= EPOLLOUT
-        self.streams.watch(&client.stream, events)
-        if done and client.stream.rest.size == 0:
-            client.since_ns = self.streams.now
-            self._place(client, &self.idle)
-        elif client.list != &self.busy:
-            self._place(client, &self.busy)
 
     cdef void flush_link(self, Link *link) noexcept nogil:
         cdef int done
@@ -971,20 +674,9 @@ cdef class Relay:
 
     cdef void sweep(self) noexcept nogil:
         """What time brings; `settle` and the flush follow."""
-        cdef Client *client
-        cdef Client *following
         self._expire()
         self.look()
-        if self.leaving_ns and not self.stopping:
-            self._leave()
-        while self.idle.oldest != NULL and (
-                self.stopping or self.streams.now - self.idle.oldest.since_ns > self.limits.idle_ns):
-            self._close(self.idle.oldest, TCP_CLOSE_STOP if self.stopping else TCP_CLOSE_IDLE)
-        client = self.busy.oldest
-        while client != NULL:
-            following = client.newer
-            self._sweep_client(client)
-            client = following
+        self.sweep_clients()
         self.pool.expire(self.stopping)
 
     cdef void look(self) noexcept nogil:
@@ -1029,7 +721,7 @@ cdef class Relay:
                 return False
         exchange.tries = 0
         exchange.stale = False
-        _enqueue(&self.stranded, exchange)
+        enqueue(&self.stranded, exchange)
         return True
 
     cdef void _try_again(self) noexcept nogil:
@@ -1037,11 +729,11 @@ cdef class Relay:
         cdef Exchange *exchange = self.stranded.oldest
         self.tried_ns = self.streams.now
         while exchange != NULL:
-            _dequeue(exchange)
+            dequeue(exchange)
             if self.streams.now - exchange.arrived_ns >= self.limits.timeout_ns:
                 self._give_up(exchange, TCP_DROP_UNSENT)
             else:
-                _enqueue(&self.orphans, exchange)
+                enqueue(&self.orphans, exchange)
             exchange = self.stranded.oldest
 
     cdef bint _ask_another(self, Exchange *exchange) noexcept nogil:
@@ -1053,55 +745,12 @@ cdef class Relay:
             link = self._choose(exchange, NO_SERVER, &reason)
         if link == NULL:
             return False
-        _dequeue(exchange)
+        dequeue(exchange)
         exchange.first = first
         exchange.first_ns = exchange.since_ns
         exchange.link = NULL
         first.silent = True
         return self._send(exchange, link)
-
-    cdef void _leave(self) noexcept nogil:
-        """Let go of who is quiet; of the others, once idle, when the grace is over.
-
-        A query may be on its way on a connection that has just been idle: it would be lost, and the client reset.
-        """
-        cdef Client *client = self.idle.oldest
-        cdef Client *following
-        cdef bint over = self.streams.now >= self.leaving_ns
-        while client != NULL and (over or self.streams.now - client.since_ns >= QUIET_NS):
-            following = client.newer
-            self._end(client, TCP_CLOSE_STOP)
-            client = following
-        self.stopping = over and self.idle.oldest == NULL
-
-    cdef void _sweep_client(self, Client *client) noexcept nogil:
-        cdef uint64_t now = self.streams.now, moved = client.stream.moved_ns
-        cdef bint married = False
-        cdef Link *link = client.links
-        cdef Link *following
-        if client.lingering:
-            if now - client.since_ns > LINGER_NS:
-                self._close(client, client.ending - 1)
-            return
-        while link != NULL:
-            following = link.next
-            married = married or link.married
-            moved = max(moved, link.stream.moved_ns)
-            if link.connecting and now - link.since_ns > self.limits.timeout_ns // 2:
-                self._lose(link)
-            link = following
-        if self.stopping and not client.ending:
-            self._end(client, TCP_CLOSE_STOP)
-        if client.message_ns and now - client.message_ns > self.limits.message_ns:
-            self._end(client, TCP_CLOSE_MESSAGE_TIME)
-        elif waiting(&client.stream):
-            if now - client.stream.moved_ns > (<uint64_t>LINGER_NS if self.stopping else self.limits.idle_ns):
-                self._close(client, TCP_CLOSE_UNREAD)
-        elif married and client.pending == 0:
-            if client.ending and now - moved > LINGER_NS:
-                self._close(client, client.ending - 1)
-            elif now - moved > self.limits.idle_ns:
-                self._close(client, TCP_CLOSE_IDLE)
 
     cdef void _expire(self) noexcept nogil:
         """Queries that were not answered, or not sent, for too long. Both queues are in order of time."""
@@ -1125,9 +774,9 @@ cdef class Relay:
                 break
             link = exchange.link
             if not link.stream.watched & EPOLLIN:       # we do not listen: its client reads nothing now
-                _dequeue(exchange)
+                dequeue(exchange)
                 exchange.since_ns = self.streams.now
-                _enqueue(&self.sent, exchange)
+                enqueue(&self.sent, exchange)
                 continue
             if link.answered_ns <= exchange.since_ns:   # not a word since: the whole connection is silent
                 exchange = exchange.client.first
@@ -1145,7 +794,7 @@ cdef class Relay:
                 if exchange.first != NULL:
                     self._await_first(exchange)
                 else:
-                    _enqueue(&self.orphans, exchange)
+                    enqueue(&self.orphans, exchange)
                 if link.outstanding == 0 and not link.married:
                     self._let_go(link)
         while True:
@@ -1154,31 +803,7 @@ cdef class Relay:
                 break
             self._give_up(exchange, TCP_DROP_NO_CONNECTION)
 
-    def stop(self, uint64_t grace_ns):
-        """No more clients; what is pending is answered, then all is closed: see `_leave`."""
-        cdef Client *client
-        cdef Client *following
-        if grace_ns:
-            if self.leaving_ns == 0 or self.streams.now + grace_ns < self.leaving_ns:
-                self.leaving_ns = self.streams.now + grace_ns
-            return
-        for turn in range(2):
-            client = self.idle.oldest if turn == 0 else self.busy.oldest
-            while client != NULL:
-                following = client.newer
-                if not client.lingering and not client.ending and not client.full:
-                    self._read_client(client)           # what the kernel has already is still taken
-                client = following
-        self.stopping = True
-
     def close(self):
         """Close everything now."""
-        while self.idle.oldest != NULL:
-            self._close(self.idle.oldest, TCP_CLOSE_STOP)
-        while self.busy.oldest != NULL:
-            self._close(self.busy.oldest, TCP_CLOSE_STOP)
+        self.close_clients()
         self.pool.expire(True)
-
-    @property
-    def connections(self):
-        return self.open

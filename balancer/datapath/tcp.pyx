@@ -11,7 +11,8 @@ from libc.stdlib cimport calloc, free
 
 from balancer.datapath.admission cimport Admission
 from balancer.datapath.back cimport Back
-from balancer.datapath.relay cimport Client, Relay
+from balancer.datapath.exchange cimport Client
+from balancer.datapath.relay cimport Relay
 from balancer.datapath.pool cimport Link, Pool
 from balancer.datapath.stream cimport CLIENT, LISTENER, Stream, Streams
 from balancer.datapath.syscalls cimport EPOLLIN, epoll_wait, monotonic_ns
