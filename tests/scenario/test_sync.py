@@ -237,5 +237,5 @@ def test_killed_anywhere(tmp_path: Path) -> None:
     """SIGKILL at random moments of pulls and refreshes: always a whole generation, no lock left."""
     with running(tmp_path) as both:
         both.refresh("--wait")
-        for number in range(int(os.environ.get("NS7_KILLS", "200"))):
+        for number in range(int(os.environ.get("NS7_KILLS", "60"))):
             both.kill_somewhere(number)
