@@ -192,7 +192,7 @@ def test_version_with_another_layout(
 ) -> None:
     """A table of its own; counters come by value, at once and, of what the old workers still did, at their end."""
     tree = versions.copy("2.0.0", ("balancer/table/layout.pxd", r"LAYOUT_VERSION = \d+", "LAYOUT_VERSION = 9999"))
-    versions.rebuild(tree, "table/table", "datapath/query")
+    versions.rebuild(tree, "table/table", "table/verdicts", "datapath/query")
     server = both(nameserver, tcpserver)
     balancer = start([server.address], command=_launched(versions), udp_timeout="20s", service={"retry": "off"})
     for _ in range(7):
