@@ -26,7 +26,7 @@ from balancer.datapath.query cimport (
 )
 from balancer.datapath.replies cimport RCODE_WIRE_SERVFAIL, belongs_to_primary, only_primary, write_error
 from balancer.datapath.retry cimport (
-    MILLISECOND, SUSPECTED_FOR, Trust, judge, on_answer, on_query, on_refusal, on_rescue, on_sent,
+    MILLISECOND, MOST_AFTER, SUSPECTED_FOR, Trust, judge, on_answer, on_query, on_refusal, on_rescue, on_sent,
     retry_after, sample, spend, wants_double,
 )
 from balancer.datapath.syscalls cimport (
@@ -317,7 +317,8 @@ cdef class Back:
             gone, outlived = 0, self.now - killer.watched_ns >= <uint64_t>KILLER_WATCHED
             for place in range(LEGS):
                 slot = killer.server[place]
-                outlived = outlived or load(&self.rows[slot].seen_well_ns) > killer.sent_ns[place]
+                # What it answered right after may have been asked before.
+                outlived = outlived or load(&self.rows[slot].seen_well_ns) > killer.sent_ns[place] + MOST_AFTER
                 gone += (self.servers[slot].refused_ns > killer.sent_ns[place]
                          or self.servers[slot].verdict[<int>PROTO_UDP] == VERDICT_DOWN)
             if outlived or gone == LEGS:
