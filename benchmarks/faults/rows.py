@@ -158,6 +158,7 @@ ROWS: dict[str, Fault] = {
         judges=[two_died],
         servers=MANY,
         backend=KILLABLE,
+        two_die=True,
     ),
     "spoofed": Fault(
         f"{FORGED:,} forged port-unreachables",

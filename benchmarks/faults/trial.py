@@ -36,7 +36,8 @@ class Fault:
     """`begin` is called `at` seconds after the start of the load, `end` at `until`. `bad` queries per second that
     no server answers are mixed in. `slowest` is the bar (seconds) by latency (ms). `peers`: whom it can happen to.
     managed: ns7 runs under a service manager that keeps its sockets. tcp: what clients over TCP do, "" when it does not
-    happen to them. servers, backend: when it takes other servers than the usual ones."""
+    happen to them. servers, backend: when it takes other servers than the usual ones. two_die: two servers at once,
+    so what had gone to both is lost."""
 
     what: str
     begin: Callable[[Field], object]
@@ -54,6 +55,7 @@ class Fault:
     tcp: str = ""
     servers: Sequence[str] = SERVERS
     backend: Backend | None = None
+    two_die: bool = False
 
 
 @dataclass
