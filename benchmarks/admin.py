@@ -247,9 +247,9 @@ def first(stand: Stand) -> None:
         browser.close()
     stand.note("ms until the servers are drawn", took)
     stand.note("ms until anything is", painted)
-    stand.run.goals.append(told("something is seen after, median", f"{statistics.median(painted[1:]):.0f} ms"))
-    stand.run.goals.append(at_most(f"the servers are seen after, median of {len(took) - 1}",
-                                   statistics.median(took[1:]), goals.ADMIN_FIRST_MS, " ms", 0))
+    stand.run.goals.append(at_most(f"the first picture is seen after, median of {len(took) - 1}",
+                                   statistics.median(painted[1:]), goals.ADMIN_FIRST_MS, " ms", 0))
+    stand.run.goals.append(told("the servers in it, median", f"{statistics.median(took[1:]):.0f} ms"))
 
 
 def hostile(stand: Stand) -> None:

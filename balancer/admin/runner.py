@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from balancer.config import Admin, Endpoint
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0     # seconds
 STOP_GRACE = 1.0                        # seconds that running answers may take at the end
 SEND_BUFFER = 256 << 10                 # bytes that the kernel keeps for a client that does not read
+SWITCH = 0.0005                         # seconds after which a thread that counts makes room for one that answers
 DEAF = 20_000                           # milliseconds that a client may take nothing of them
 
 
@@ -80,6 +82,7 @@ class Listeners:
 
 async def main(host: Host) -> None:
     """Serve until told to stop."""
+    sys.setswitchinterval(SWITCH)
     stopped = asyncio.Event()
     snapshots = Snapshots(components().values(), host.log)
     events = Events()
