@@ -59,7 +59,7 @@ def _probes(view: View) -> Values:
 
 
 def _drops(facts: View) -> Values:
-    return {(service, address): count for service, told in facts.get("socket_drops", {}).items()
+    return {(address, service): count for service, told in facts.get("socket_drops", {}).items()
             for address, count in told.items()}
 
 
@@ -121,7 +121,7 @@ SERVER = (
 
 # Of the supervisor's facts, with what the alert process published as "alert".
 HOST = (
-    Line("ns7_socket_drops_total", COUNTER, ("service", "listen"), _drops,
+    Line("ns7_socket_drops_total", COUNTER, ("listen", "service"), _drops,
          "Datagrams that the kernel dropped at full listening buffers."),
     Line("ns7_worker_restarts_total", COUNTER, (), lambda facts: {(): facts.get("worker_restarts", 0)},
          "Worker processes replaced since the start."),
@@ -154,7 +154,7 @@ class Exposition:
     def text(self) -> bytes:
         services = [(_pairs(("service",), (service["name"],)), service) for service in self._services()]
         # A removed server's name may be another's already, and two series of one name spoil the whole scrape.
-        servers = [(f"{named},{_pairs(('server',), (server['name'],))}", server) for named, service in services
+        servers = [(f"{_pairs(('server',), (server['name'],))},{named}", server) for named, service in services
                    for server in service["servers"] if server["state"] != "removed"]
         facts = {**self._snapshots.supervisor, "alert": self._snapshots.latest("alert")}
         written: list[str] = []
@@ -166,11 +166,14 @@ class Exposition:
 
 
 def _metric(line: Line, views: Iterable[tuple[str, View]]) -> Iterator[str]:
+    """named: the label pairs of the view. All stand in the order of their names, as the library has them."""
     yield _head(line.name, line.kind, line.text)
+    first = not line.labels or line.labels[0] < "server"
     for named, view in views:
-        start = f"{line.name}{{{named}," if named and line.labels else f"{line.name}{{{named}"
         for values, number in line.values(view).items():
-            yield f"{start}{_pairs(line.labels, values)}}} {_number(number)}\n"
+            own = _pairs(line.labels, values)
+            labels = ",".join(filter(None, (own, named) if first else (named, own)))
+            yield f"{line.name}{{{labels}}} {_number(number)}\n" if labels else f"{line.name} {_number(number)}\n"
 
 
 def _latencies(servers: Iterable[tuple[str, View]]) -> Iterator[str]:
@@ -178,10 +181,11 @@ def _latencies(servers: Iterable[tuple[str, View]]) -> Iterator[str]:
     yield _head(name, "histogram", text)
     for named, server in servers:
         for proto, told in (("udp", server["latency"]), ("tcp", server["tcp"]["latency"])):
-            labels = f'{named},proto="{proto}"'
+            labels = f'proto="{proto}",{named}'
             for bound, count in told["buckets"].items():
-                yield f'{name}_bucket{{{labels},le="{bound}"}} {count}\n'
-            yield f"{name}_count{{{labels}}} {told['count']}\n{name}_sum{{{labels}}} {told['sum']!r}\n"
+                yield f'{name}_bucket{{le="{bound}",{labels}}} {_number(count)}\n'
+            for part in ("count", "sum"):
+                yield f"{name}_{part}{{{labels}}} {_number(told[part])}\n"
 
 
 def _head(name: str, kind: str, text: str) -> str:
@@ -190,7 +194,10 @@ def _head(name: str, kind: str, text: str) -> str:
 
 
 def _number(number: float) -> str:
-    return repr(number) if type(number) is float else str(int(number))
+    """As `generate_latest` writes it; most are small whole numbers, and quick."""
+    if type(number) is int and 0 <= number < 1_000_000:
+        return f"{number}.0"
+    return str(floatToGoString(number))     # type: ignore[no-untyped-call]
 
 
 @lru_cache(10_000)
