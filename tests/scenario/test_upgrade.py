@@ -242,7 +242,7 @@ def test_version_that_fails_changes_nothing(
 ) -> None:
     """Under load; the reason is told, and everything goes on as it was."""
     file, pattern, replacement, reason = REFUSALS[where]
-    balancer = start([nameserver().address], command=_launched(versions), traceback=True)
+    balancer = start([nameserver().address], command=_launched(versions), traceback=True, http=[free_address()])
     wait_for("all run", lambda: all(one["running"] for one in balancer.status()["processes"].values()))
     before = {name: one["pid"] for name, one in balancer.status()["processes"].items()}
     workers = balancer.workers()
