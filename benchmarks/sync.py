@@ -80,7 +80,7 @@ def many(lab: Lab, run: Run, _: Options) -> list[str]:
         loads = hosts.field.puller.loads()
         times = []
         for _edit in range(EDITS):
-            serial = (publisher.serial("z0.example") or 0) + 1
+            serial = publisher.next_serial("z0.example")
             publisher.file("z0.example").write_text(zone_text("z0.example", serial, RECORDS))
             times.append(until_served(hosts, serial))
         others = hosts.field.puller.loads() - loads - EDITS

@@ -36,7 +36,7 @@ class Hosts:
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def edit(self, name: str = "z0.example") -> int:
-        serial = (self.field.publisher.serial(name) or 0) + 1
+        serial = self.field.publisher.next_serial(name)
         self.field.publisher.edit(name, serial)
         return serial
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -123,6 +124,16 @@ class NameServer:
             if rrset.rdtype == dns.rdatatype.SOA and answer.flags & dns.flags.AA:
                 return int(rrset[0].serial)
         return None
+
+
+    def next_serial(self, name: str) -> int:
+        """Of an edit: one more than is served. A busy named is asked again; 1 for a zone that it does not have."""
+        for _ in range(10):
+            served = self.serial(name)
+            if served is not None:
+                return served + 1
+            time.sleep(0.2)
+        return 1
 
 
 class SyncHost(Balancer):

@@ -70,7 +70,8 @@ def test_one_holds_the_address_and_both_families_move(pair: Pair) -> None:
     assert (one["state"], other["state"], other["peer"]) == ("active", "standby", "192.0.2.87")
     assert one["directors"]["ns7c1"]["fit"]
     wait_for("its status", lambda: cluster.state(pair.other)["directors"]["ns7c0"]["active"])
-    assert pair.one.status()["standing"] == "active" and pair.other.status()["standing"] == "standby"
+    for balancer, standing in ((pair.one, "active"), (pair.other, "standby")):
+        wait_for(standing, lambda of=balancer, is_=standing: of.status()["standing"] == is_)     # type: ignore[misc]
     shown = cluster.network["ns7c0"].run("ip", "address", "show", DEVICE)
     assert f"inet {VIP}/32 scope global dynamic noprefixroute" in shown
     assert f"inet6 {VIP6}/128" in shown and f"inet6 {frames.link_local(VRID)}/128" in shown

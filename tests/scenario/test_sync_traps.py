@@ -99,7 +99,7 @@ async def pair(ground: Field) -> Pair:
 
 def bump(pair: Pair, name: str = "z0.example", **more: Any) -> int:
     """An edit as it should be; the new serial."""
-    serial = (pair.at.serial(name) or 0) + 1
+    serial = pair.at.next_serial(name)
     pair.at.edit(name, serial, **more)
     return serial
 
@@ -132,7 +132,7 @@ async def test_directory_that_leads_elsewhere(pair: Pair) -> None:
     text = pair.at.conf.read_text()
     pair.at.conf.write_text(text.replace(f'directory "{folder}"', f'directory "{link}"'))
     await pair.sync()
-    serial = (pair.at.serial("z0.example") or 0) + 1
+    serial = pair.at.next_serial("z0.example")
     (folder / "two/zones/z0.example.zone").write_text(zone_text("z0.example", serial))
     (folder / "new").symlink_to("two")
     (folder / "new").rename(link)
@@ -464,7 +464,7 @@ async def test_zone_that_is_not_as_it_will_be(pair: Pair, text: str, word: str) 
 
 async def test_what_a_puller_doubts(pair: Pair) -> None:
     """The guard holds at both ends; what was forced at the publisher is meant."""
-    serial = (pair.at.serial("z5.example") or 0) + 1
+    serial = pair.at.next_serial("z5.example")
     manifest = pair.publisher.published()
     zone = manifest.zones["", "z5.example"]
     forge(pair, "z5.example", zone_text("z5.example", serial), serial)
