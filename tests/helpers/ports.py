@@ -6,11 +6,13 @@ import contextlib
 import os
 import random
 import socket
+from collections import deque
 
 # Below the ephemeral range, so nobody's own source port can take a listener's port before ns7 binds it.
 # Test processes that run side by side (pytest-xdist: gw0, gw1, …) take every eighth, each its own.
 OWN = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
 PORTS = range(15000 + OWN, 32000, 8)
+_given: deque[int] = deque(maxlen=500)      # lately: not given again before their takers have bound them
 
 
 def family(host: str) -> socket.AddressFamily:
@@ -32,6 +34,8 @@ def free_port(*hosts: str) -> int:
     """A port free for UDP and TCP on all hosts (default: 127.0.0.1)."""
     for _ in range(200):
         port = random.choice(PORTS)
+        if port in _given:
+            continue
         with contextlib.ExitStack() as stack:
             try:
                 for host in hosts or ("127.0.0.1",):
@@ -42,6 +46,7 @@ def free_port(*hosts: str) -> int:
                         sock.bind((host, port))
             except OSError:
                 continue
+            _given.append(port)
             return port
     raise RuntimeError(f"no free port on {hosts}")
 
