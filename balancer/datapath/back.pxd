@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from balancer.datapath.front cimport Front
-from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.killers cimport Killers
+from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport Query, Slots
 from balancer.datapath.retry cimport Budget, Trust
 from balancer.datapath.syscalls cimport sockaddr_in6
@@ -111,7 +111,6 @@ cdef class Back:
     cdef void look(self) noexcept nogil
     cdef void _try_all(self) noexcept nogil
     cdef void _first(self, int number, uint8_t *bytes) noexcept nogil
-    cdef void _watch_killer(self, Query *query) noexcept nogil
     cdef void _judge_killers(self) noexcept nogil
     cdef void _send_once_more(self, int number, Query *query, uint8_t *bytes) noexcept nogil
     cdef bint _went_to_returned(self, Query *query) noexcept nogil

@@ -298,15 +298,6 @@ cdef class Back:
                 continue
             self._give_up(number, DROP_UNSENT)
 
-    cdef void _watch_killer(self, Query *query) noexcept nogil:
-        cdef int place
-        cdef Killer *killer = self.killers.watch(query.bytes, query.question_end, query.client, query.client_size,
-                                                 self.now)
-        if killer != NULL:
-            for place in range(LEGS):
-                killer.server[place] = query.legs[place].server
-                killer.sent_ns[place] = query.legs[place].sent_ns
-
     cdef void _judge_killers(self) noexcept nogil:
         """Tell those over which both servers went away; forget those that a server outlived, and old ones."""
         cdef int index = 0, place, slot, gone
@@ -325,11 +316,6 @@ cdef class Back:
                 self.killers.settle(index, not outlived)        # another one takes its place
             else:
                 index += 1
-
-    def take_killers(self):
-        """Pairs (header and question, client's sockaddr) of queries over which two servers went away, since the last
-        call."""
-        return self.killers.take()
 
     cdef bint suspected(self, int slot) noexcept nogil:
         """Whether clients' queries speak against the server."""
@@ -869,7 +855,7 @@ cdef class Back:
                 self._relay_held(number)
                 continue
             if silent == LEGS:
-                self._watch_killer(query)
+                self.killers.watch(query, self.now)
             if self.when_all_down == TRY_ALL and self.present_count and not self._anyone():
                 self._say_servfail(number)
                 continue

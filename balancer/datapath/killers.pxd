@@ -2,14 +2,15 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+from balancer.datapath.query cimport LEGS, Query
+
 cdef enum:
     KILLERS = 16                        # told between two sweeps, and watched
-    ASKED = 2                           # servers that one query meets
 
 cdef struct Killer:
     uint64_t watched_ns
-    uint64_t sent_ns[ASKED]
-    int server[ASKED]                   # slots
+    uint64_t sent_ns[LEGS]
+    int server[LEGS]                   # slots
     int size                            # of `question`
     uint8_t client[28]                  # sockaddr_in or sockaddr_in6
     uint8_t question[272]               # header and first question
@@ -21,6 +22,5 @@ cdef class Killers:
     cdef readonly int watching
 
     cdef void note(self, const uint8_t *message, int question_end, const uint8_t *client, int size) noexcept nogil
-    cdef Killer *watch(
-        self, const uint8_t *message, int question_end, const uint8_t *client, int size, uint64_t now) noexcept nogil
+    cdef void watch(self, const Query *query, uint64_t now) noexcept nogil
     cdef void settle(self, int index, bint proved) noexcept nogil

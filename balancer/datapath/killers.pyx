@@ -8,6 +8,8 @@ both refuse. Over TCP the two connections broke with it unanswered.
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
+from balancer.datapath.query cimport LEGS, Query
+
 
 cdef bint _write(
         Killer *killer, const uint8_t *message, int question_end, const uint8_t *client, int size) noexcept nogil:
@@ -27,16 +29,20 @@ cdef class Killers:
         if self.count < KILLERS and _write(&self.found[self.count], message, question_end, client, size):
             self.count += 1
 
-    cdef Killer *watch(
-        self, const uint8_t *message, int question_end, const uint8_t *client, int size, uint64_t now,
-    ) noexcept nogil:
-        """Two servers did not answer it: the caller writes down which, and when it was sent; NULL: no room."""
-        cdef Killer *killer = NULL
-        if self.watching < KILLERS and _write(&self.watched[self.watching], message, question_end, client, size):
-            killer = &self.watched[self.watching]
-            killer.watched_ns = now
-            self.watching += 1
-        return killer
+    cdef void watch(self, const Query *query, uint64_t now) noexcept nogil:
+        """Both its servers left it unanswered."""
+        cdef int place
+        cdef Killer *killer
+        if self.watching == KILLERS:
+            return
+        killer = &self.watched[self.watching]
+        if not _write(killer, query.bytes, query.question_end, query.client, query.client_size):
+            return
+        killer.watched_ns = now
+        for place in range(LEGS):
+            killer.server[place] = query.legs[place].server
+            killer.sent_ns[place] = query.legs[place].sent_ns
+        self.watching += 1
 
     cdef void settle(self, int index, bint proved) noexcept nogil:
         """A watched one is told, or forgotten; the last one takes its place."""

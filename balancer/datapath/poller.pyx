@@ -374,7 +374,7 @@ cdef class DataPath:
     def take_killers(self):
         """Queries over which two servers went away, each as (header and question, client's sockaddr)."""
         cdef Back back
-        return [found for back in self.active for found in back.take_killers()]
+        return [found for back in self.active for found in back.killers.take()]
 
     def drain(self):
         """Take what waits in the listening sockets now; True while there may be more."""
