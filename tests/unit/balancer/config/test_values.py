@@ -47,7 +47,8 @@ def test_durations_are_exact(milliseconds: int) -> None:
     assert values.parse_duration(f"{milliseconds}ms") == milliseconds / 1000
 
 
-@pytest.mark.parametrize(("text", "size"), [("0B", 0), ("7B", 7), ("64KiB", 65536), ("2GiB", 1 << 31)])
+@pytest.mark.parametrize(("text", "size"), [
+    ("0B", 0), ("7B", 7), ("64KiB", 65536), ("16MiB", 1 << 24), ("2GiB", 1 << 31)])
 def test_size(text: str, size: int) -> None:
     assert values.parse_size(text) == size
 
