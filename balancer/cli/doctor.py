@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 DEFAULT_FILE = "/etc/ns7/ns7.toml"
@@ -43,6 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise
 
     results = examine(config, ask)
+    if arguments.config != DEFAULT_FILE:        # which is what the checks write in a fix: they know no other
+        file = shlex.quote(str(Path(arguments.config).resolve()))
+        results = [result._replace(finding=result.finding._replace(fix=result.finding.fix.replace(DEFAULT_FILE, file)))
+                   for result in results]
     if arguments.json:
         print(json.dumps([{"check": result.check, **result.finding._asdict()} for result in results]))
     else:

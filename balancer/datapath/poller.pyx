@@ -216,8 +216,9 @@ cdef class DataPath:
             usable = [entry for entry in entries if entry.takes_queries and back.is_open(entry.slot)]
             self._read_verdicts(back, usable)
             trusted = self._trusted(back, usable)
-            back.scheduler.rebuild(self._weighted(back, trusted, <int>PROTO_UDP, now))
-            self._choose_tcp(back, usable, trusted, now)
+            weights = self._weighted(back, trusted, <int>PROTO_UDP, now)
+            back.scheduler.rebuild(weights)
+            self._choose_tcp(back, usable, weights, now)
             back.timeout_ns = self.config.udp_timeout_ns(back.service)
             self._set_retry(back)
             primary = self.config.primary(back.service)
@@ -258,17 +259,18 @@ cdef class DataPath:
             self.ramped_ns = now
         return [(entry.slot, _ramped(entry, self._since(back, entry, proto), now, slow)) for entry in chosen]
 
-    cdef int _choose_tcp(self, Back back, list usable, list trusted, uint64_t now) except -1:
-        """TCP goes where UDP goes, unless the verdicts tell them apart."""
+    cdef int _choose_tcp(self, Back back, list usable, list of_udp, uint64_t now) except -1:
+        """TCP goes where UDP goes, unless verdicts tell them apart, or a server came back over one of them."""
         cdef Relay relay = <Relay>self.tcp.relays[back.service]
         chosen = self._enough(back, [entry for entry in usable if back.trusted_tcp(entry.slot)],
                               usable, <int>PROTO_TCP)
-        if chosen == trusted:
+        weights = self._weighted(back, chosen, <int>PROTO_TCP, now)
+        if weights == of_udp:
             relay.share()
             return 0
         if not relay.apart or relay.scheduler.name != back.scheduler.name:
             relay.part(create(back.scheduler.name))
-        relay.scheduler.rebuild(self._weighted(back, chosen, <int>PROTO_TCP, now))
+        relay.scheduler.rebuild(weights)
         return 0
 
     cdef list _enough(self, Back back, list trusted, list usable, int proto):
@@ -296,7 +298,9 @@ cdef class DataPath:
     cdef object _since(self, Back back, entry, int proto):
         """When a server came, or came back; 0: it was there from the start."""
         cdef Server *server = &back.servers[<int>entry.slot]
-        return max(entry.since_ns, server.trust.lifted, server.returned_ns[proto])
+        cdef Relay relay = <Relay>self.tcp.relays[back.service]
+        over_tcp = relay.pool.targets[<int>entry.slot].returned_ns if proto == <int>PROTO_TCP else 0
+        return max(entry.since_ns, server.trust.lifted, server.returned_ns[proto], over_tcp)
 
     cdef int _set_retry(self, Back back) except -1:
         cdef ConfigService *entry = &self.config.entry[back.service]
@@ -343,7 +347,8 @@ cdef class DataPath:
                     tcp = &other.tcp_server_rows[back.service * MAX_SERVERS + slot]
                     failed = max(failed, load(&tcp.failed_ns))
                     answered = max(answered, load(&tcp.answered_ns))
-                relay.pool.learn(slot, failed, answered)
+                if relay.pool.learn(slot, failed, answered):
+                    back.stale = True
                 suspected = back.suspend_on and since > heard
                 if suspected != server.suspected_elsewhere:
                     server.suspected_elsewhere = suspected

@@ -29,7 +29,7 @@ cdef struct Link:                       # one connection toward a server
     bint silent                         # a query on it was sent to another server too, and nothing was answered since
     int owed                            # ids of queries that another server has answered
     uint16_t owed_ids[OWED_KNOWN]
-    uint64_t since_ns                   # connecting since, or idle since
+    uint64_t since_ns                   # connecting since, then open since; in the pool idle since
     uint64_t answered_ns                # last answer
 
 cdef struct Target:                     # one server
@@ -43,6 +43,8 @@ cdef struct Target:                     # one server
     Link *oldest                        # idle
     Link *newest
     bint failing                        # it failed, and has not answered since
+    uint64_t failing_since_ns
+    uint64_t returned_ns                # when it answered again after it had failed for long; 0: never
     uint64_t avoided_until_ns           # others first
     Trust trust                         # its times, and its silence; by what goes over TCP alone
 
@@ -66,6 +68,8 @@ cdef class Pool:
     cdef bint avoided(self, int slot) noexcept nogil
     cdef void asked(self, int slot) noexcept nogil
     cdef bint heard(self, int slot) noexcept nogil
-    cdef void learn(self, int slot, uint64_t failed_ns, uint64_t answered_ns) noexcept nogil
+    cdef bint learn(self, int slot, uint64_t failed_ns, uint64_t answered_ns) noexcept nogil
+    cdef void _fail(self, int slot, uint64_t since, uint64_t until) noexcept nogil
+    cdef void _trust(self, int slot) noexcept nogil
     cdef void on_idle_event(self, Link *link) noexcept nogil
     cdef void expire(self, bint everything) noexcept nogil

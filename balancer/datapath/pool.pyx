@@ -5,7 +5,8 @@ of warm ones follows the load. An idle connection that says anything is closed: 
 closes is no failure. Per server at most `limit` are open, held and idle together.
 
 A server that fails (it refuses, breaks a connection, or is silent while others answer) is passed over: for AVOIDED_NS
-altogether, then it gets a query each PROBE_NS until it has answered one. All workers learn it from the table.
+altogether, then it gets a query each PROBE_NS until it has answered one. All workers learn it from the table. If that
+took as long as `SILENCE` it has come back (`returned_ns`), and whoever weighs the servers ramps it up.
 """
 
 import socket as _socket
@@ -15,7 +16,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from balancer.datapath.retry cimport Trust, on_answer, on_sent
+from balancer.datapath.retry cimport SILENCE, Trust, on_answer, on_sent
 from balancer.datapath.stream cimport LINK
 from balancer.datapath.syscalls cimport EPOLLIN, c_close, c_connect, sockaddr, sockaddr_in, sockaddr_in6
 from balancer.datapath.tcp_syscalls cimport (
@@ -58,7 +59,7 @@ cdef class Pool:
         """Where the server in `slot` is, from which address it is asked (None: any), how many connections it takes."""
         cdef Target *target = &self.targets[slot]
         if not target.present:
-            target.avoided_until_ns = 0         # that was another server
+            target.avoided_until_ns = target.returned_ns = 0        # that was another server
             target.failing = False
             memset(&target.trust, 0, sizeof(Trust))
         target.address_size = _write_address(&target.address, host, port)
@@ -173,9 +174,23 @@ cdef class Pool:
 
     cdef void avoid(self, int slot) noexcept nogil:
         """It has failed."""
-        self.targets[slot].failing = True
-        self.targets[slot].avoided_until_ns = self.streams.now + AVOIDED_NS
+        self._fail(slot, self.streams.now, self.streams.now + AVOIDED_NS)
         store(&self.rows[slot].failed_ns, self.streams.now)
+
+    cdef void _fail(self, int slot, uint64_t since, uint64_t until) noexcept nogil:
+        cdef Target *target = &self.targets[slot]
+        if not target.failing:
+            target.failing = True
+            target.failing_since_ns = since
+        target.avoided_until_ns = max(target.avoided_until_ns, until)
+
+    cdef void _trust(self, int slot) noexcept nogil:
+        """It has answered after a failure. A connection that broke is not a server that was away."""
+        cdef Target *target = &self.targets[slot]
+        target.failing = False
+        target.avoided_until_ns = 0
+        if self.streams.now >= target.failing_since_ns + <uint64_t>SILENCE:
+            target.returned_ns = self.streams.now
 
     cdef bint avoided(self, int slot) noexcept nogil:
         """Whether others come first."""
@@ -190,23 +205,22 @@ cdef class Pool:
 
     cdef bint heard(self, int slot) noexcept nogil:
         """It has answered, whatever it was; True when it had failed."""
-        cdef Target *target = &self.targets[slot]
-        cdef bint failed = target.failing
-        on_answer(&target.trust, self.streams.now)
+        cdef bint failed = self.targets[slot].failing
+        on_answer(&self.targets[slot].trust, self.streams.now)
         store(&self.rows[slot].answered_ns, self.streams.now)
-        target.failing = False
-        target.avoided_until_ns = 0
+        if failed:
+            self._trust(slot)
         return failed
 
-    cdef void learn(self, int slot, uint64_t failed_ns, uint64_t answered_ns) noexcept nogil:
-        """When it failed in another worker, and when it last answered in any."""
+    cdef bint learn(self, int slot, uint64_t failed_ns, uint64_t answered_ns) noexcept nogil:
+        """When it failed in another worker, and when it last answered in any; True when it is back by that."""
         cdef Target *target = &self.targets[slot]
         if failed_ns > answered_ns and failed_ns + AVOIDED_NS > self.streams.now:
-            target.failing = True
-            target.avoided_until_ns = max(target.avoided_until_ns, failed_ns + AVOIDED_NS)
+            self._fail(slot, failed_ns, failed_ns + AVOIDED_NS)
         elif target.failing and answered_ns > max(failed_ns, load(&self.rows[slot].failed_ns)):
-            target.failing = False
-            target.avoided_until_ns = 0
+            self._trust(slot)
+            return True
+        return False
 
     cdef void on_idle_event(self, Link *link) noexcept nogil:
         """An idle connection became readable: its server closed it, or speaks unasked. Closed either way."""

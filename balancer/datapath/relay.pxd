@@ -23,11 +23,14 @@ cdef class Relay(Clients):
     cdef Queue orphans                  # due for another server
     cdef Queue stranded                 # every server fails: for who comes back first
     cdef uint64_t tried_ns              # when those were last tried again
+    cdef uint64_t moved_ns              # when it was last looked whether a client should go on elsewhere
     cdef int doubted                    # queries that have an answer which waits for a better one
 
     cdef void observe(self) noexcept nogil
     cdef void _dispatch(self, Exchange *exchange) noexcept nogil
     cdef Link *_held(self, Exchange *exchange, int only) noexcept nogil
+    cdef Link *_lighter(self, Exchange *exchange, Link *held) noexcept nogil
+    cdef void _hold(self, Client *client, Link *link) noexcept nogil
     cdef Link *_choose(self, Exchange *exchange, int only, int *reason) noexcept nogil
     cdef bint _send(self, Exchange *exchange, Link *link) noexcept nogil
     cdef void _unsend(self, Exchange *exchange) noexcept nogil

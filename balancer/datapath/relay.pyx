@@ -32,7 +32,7 @@ from balancer.datapath.replies cimport (
 from balancer.datapath.retry cimport LEAST_AFTER, is_silent, on_query, on_rescue, retry_after, sample, spend
 from balancer.datapath.stream cimport SOME_WAITS, Streams, waiting
 from balancer.datapath.syscalls cimport EPOLLERR, EPOLLIN, EPOLLOUT
-from balancer.datapath.tcp_syscalls cimport EPOLLHUP
+from balancer.datapath.tcp_syscalls cimport EPOLLHUP, IPPROTO_TCP, TCP_QUICKACK, setsockopt
 from balancer.datapath.wire cimport (
     OPCODE_UPDATE, RCODE_WIRE_REFUSED, answers_question, is_response, opcode_of, question_end, rcode_of, read16,
     write16,
@@ -51,6 +51,7 @@ cdef enum:
     DOUBTED_BYTES = 514                 # of an answer, with its prefix, that is not believed at once
     WAIT_NS = 1_000_000_000             # for a connection toward a server
     TRY_AGAIN_NS = 100_000_000          # while every server fails
+    MOVE_NS = 10_000_000                # between two looks whether a client should leave a server that it holds
     TIMED_OUT = -1                      # why a query is given up: else a TcpDrop
     WAITS = -2
     DUE_AGAIN = -3
@@ -191,6 +192,8 @@ cdef class Relay(Clients):
         link = self._held(exchange, only)
         if link == NULL:
             link = self._choose(exchange, only, &reason)
+        elif only == NO_SERVER and self.streams.now - self.moved_ns >= <uint64_t>MOVE_NS:
+            link = self._lighter(exchange, link)
         if link != NULL:
             self._send(exchange, link)
         elif reason == WAITS:
@@ -216,6 +219,34 @@ cdef class Relay(Clients):
             link = link.next
         return NULL
 
+    cdef Link *_lighter(self, Exchange *exchange, Link *held) noexcept nogil:
+        """Clients that never pause hold their links for ever, so one of them at a time goes on elsewhere if its server
+        has clearly more to do than the one whose turn it is: a server that comes back has its share of them, too. What
+        a client leaves behind counts there until it is answered, so several at once would be too many."""
+        cdef Client *client = exchange.client
+        cdef int slot = self.scheduler.pick(client.key, NO_SERVER), here, there
+        cdef Link *link
+        self.moved_ns = self.streams.now
+        if slot == NO_SERVER or slot == held.slot or held.married or tried(exchange, slot) or self.pool.avoided(slot):
+            return held
+        here = self.scheduler.place[held.slot]
+        there = self.scheduler.place[slot]
+        if (self.scheduler.load[here] * self.scheduler.weight[there]
+                <= (self.scheduler.load[there] + client.pending) * self.scheduler.weight[here]):
+            return held
+        link = self.pool.take(slot, False)
+        if link == NULL:
+            return held
+        self._hold(client, link)
+        return link
+
+    cdef void _hold(self, Client *client, Link *link) noexcept nogil:
+        """It is the client's from here on, and its next queries go there."""
+        link.client = client
+        link.stream.service = self.service
+        link.next = client.links
+        client.links = link
+
     cdef Link *_choose(self, Exchange *exchange, int only, int *reason) noexcept nogil:
         """Another link, held by the client from here on; NULL, and why, when there is none."""
         cdef int exclude = exchange.tried[exchange.tries - 1] if exchange.tries else NO_SERVER
@@ -236,10 +267,7 @@ cdef class Relay(Clients):
             if link == NULL and self.pool.starved and self._evict():
                 link = self.pool.take(slot, fresh)
             if link != NULL:
-                link.client = client
-                link.stream.service = self.service
-                link.next = client.links
-                client.links = link
+                self._hold(client, link)
                 return link
             if not self.pool.full(slot) and not self.pool.starved:      # it cannot be connected to at all
                 exchange.tried[exchange.tries] = slot
@@ -381,7 +409,7 @@ cdef class Relay(Clients):
 
     cdef void _read_link(self, Link *link) noexcept nogil:
         cdef Client *client = <Client *>link.client
-        cdef int size = 0, at = 0, found, got = self.streams.receive(&link.stream, &size)
+        cdef int on = 1, size = 0, at = 0, found, got = self.streams.receive(&link.stream, &size)
         if got == -EAGAIN:
             return
         if got <= 0:
@@ -404,6 +432,10 @@ cdef class Relay(Clients):
         self.streams.touch(&client.stream)
         if link.outstanding == 0 and not link.married:
             self._let_go(link)
+        elif not link.married and waiting(&link.stream) == 0:
+            # A server without TCP_NODELAY keeps its next answer until it knows that this one came (Nagle, RFC 896),
+            # which the kernel would say 40 ms later. What is sent to it would say it, too.
+            setsockopt(link.stream.descriptor, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on))
 
     cdef bint _answer(self, Link *link, uint8_t *frame, int size) noexcept nogil:
         """One message of a server, with its prefix. False when link and client are closed."""
@@ -430,6 +462,7 @@ cdef class Relay(Clients):
         link.silent = False
         if self.pool.heard(link.slot):
             self.tried_ns = 0                   # whoever waits for anybody is due now
+            self.back.stale = True              # and it grows into its weight
         if exchange == NULL:
             for index in range(link.owed):
                 if link.owed_ids[index] == id:
@@ -458,7 +491,7 @@ cdef class Relay(Clients):
         add(&row.latency_sum_ns, latency)
         link.answered_ns = self.streams.now
         if exchange.tries == 1 and not link.connecting:
-            sample(&self.pool.targets[link.slot].trust, latency)
+            sample(&self.pool.targets[link.slot].trust, self.streams.now - max(exchange.since_ns, link.since_ns))
         if self._doubt(exchange, link, rcode, frame, size):
             return True
         if not self.streams.stage(&client.stream, frame, size):
@@ -667,7 +700,9 @@ cdef class Relay(Clients):
         if done == SOME_WAITS:
             self.streams.watch(&link.stream, link.stream.watched | EPOLLOUT)
         else:
-            link.connecting = False
+            if link.connecting:
+                link.connecting = False
+                link.since_ns = self.streams.now
             self.streams.watch(&link.stream, link.stream.watched & ~EPOLLOUT)
 
     # Time
@@ -691,9 +726,10 @@ cdef class Relay(Clients):
         if not self.back.retry_on:
             return
         while exchange != NULL:
-            age = self.streams.now - exchange.since_ns
-            if age < <uint64_t>LEAST_AFTER and not self.back.retry_after_ns:
+            if self.streams.now - exchange.since_ns < <uint64_t>LEAST_AFTER and not self.back.retry_after_ns:
                 break
+            # The handshake has a round trip of its own: a server that is far away is not silent meanwhile.
+            age = self.streams.now - max(exchange.since_ns, exchange.link.since_ns)
             following = exchange.newer
             target = &self.pool.targets[exchange.link.slot]
             lost = target.failing or self.back.suspected(exchange.link.slot)

@@ -26,7 +26,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SHUT_RD, SHUT_WR, MSG_NOSIGNAL
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    int IPPROTO_TCP, TCP_NODELAY
+    int IPPROTO_TCP, TCP_NODELAY, TCP_QUICKACK
 
 cdef extern from "<sys/epoll.h>" nogil:
     uint32_t EPOLLHUP

@@ -24,7 +24,7 @@ RATE = 5_000
 # delay line keep on two cores.
 KEPT, LONE = "kept", "lone"
 TCP = {KEPT: ["--tcp", "--connections", "64"], LONE: ["--tcp"]}
-TCP_RATES = {KEPT: 2_000, LONE: 500}
+TCP_RATES = {KEPT: 5_000, LONE: 500}
 LISTEN_PORT = 5301
 STEP, LEAST_WAIT = 0.25, 0.005
 LISTED = 200

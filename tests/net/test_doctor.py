@@ -382,6 +382,14 @@ def test_the_command(field: Field) -> None:
     assert set(found[0]) == {"check", "what", "why", "fix", "severity"}
 
 
+def test_a_fix_names_the_file_that_was_asked_about(field: Field) -> None:
+    field.write((f'interface = "{DEVICE}"', 'interface = "elsewhere0"'))
+    _, found = run_doctor(field)
+    (finding,) = [each for each in found if each["what"].startswith("failover.interface")]
+    field.here.run("sh", "-c", finding["fix"])
+    assert f'interface = "{DEVICE}"' in field.config.read_text() and run_doctor(field)[0] == 0
+
+
 @pytest.mark.long
 def test_mail_server_behind_ourselves(field: Field) -> None:
     """A resolver that is ours; then a name whose zone only we serve; then an entry in /etc/hosts."""

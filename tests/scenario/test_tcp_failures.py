@@ -390,6 +390,31 @@ def test_server_comes_back(start: StartBalancer, tcpserver: StartTcpServer, tcpc
     assert wire.rcode(client.ask(wire.query(ident=3))) == 0
 
 
+def test_server_that_comes_back_grows_into_its_share(
+    start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient
+) -> None:
+    """As over UDP; that TCP alone was gone makes no difference."""
+    away, good = tcpserver(), tcpserver()
+    balancer = start([away.address, good.address], slow_start="4s")
+    client = tcpclient(balancer.address)
+
+    def share(count: int) -> float:
+        before = len(away.asked)
+        for number in range(count):
+            assert wire.rcode(client.ask(wire.query(ident=number))) == 0
+        return (len(away.asked) - before) / count
+
+    assert share(20) == 0.5
+    away.kill()
+    wait_for("it is seen", lambda: share(4) == 0 and balancer.tcp_server()["failures"])
+    time.sleep(0.5)
+    away.listen()
+    wait_for("it is back", lambda: share(1) == 1)
+    early = share(50)
+    assert early <= 0.4, early
+    wait_for("grown", lambda: share(40) >= 0.45, 30)
+
+
 def test_connections_toward_a_server_are_limited(
     start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient
 ) -> None:

@@ -259,6 +259,35 @@ def test_fifty_clients_with_four_queries_each(
     assert min(len(server.asked) for server in servers) > 0
 
 
+def test_clients_that_never_pause_go_on_at_a_server_with_less_to_do(
+    start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient
+) -> None:
+    """They hold their connections toward the old server all the time, and a new one gets its share of them yet."""
+    old, new = tcpserver(silent), tcpserver(silent)
+    balancer = start([old.address], service={"retry": "off"})
+    clients = [tcpclient(balancer.address) for _ in range(4)]
+
+    def say(client: TcpClient, data: bytes) -> None:
+        before = len(old.asked) + len(new.asked)
+        client.say(data)
+        wait_for("it is asked", lambda: len(old.asked) + len(new.asked) > before)
+        time.sleep(0.02)        # one client at a time is moved
+
+    first, second = numbered(2)
+    for client in clients:
+        say(client, first)
+    balancer.reload(servers=[old.address, new.address], service={"retry": "off"})
+    for client in clients:
+        say(client, second)
+    assert (len(old.asked), len(new.asked)) == (5, 3)
+    for server in (old, new):
+        server.answer_all(list(server.asked))
+    for client in clients:
+        assert {wire.ident(answer) for answer in client.hear_all(2)} == {0, 1}
+    assert balancer.wait_idle()["tcp"]["answers"] == 8
+    wait_for("all are free again", lambda: [balancer.tcp_server(number)["idle"] for number in range(2)] == [4, 3])
+
+
 def test_half_closed_client_gets_what_is_pending(
     start: StartBalancer, tcpserver: StartTcpServer, tcpclient: OpenTcpClient
 ) -> None:
