@@ -80,8 +80,14 @@ cdef class Back:
     cdef bint stale                     # who is trusted has changed: the scheduler must be told
     cdef bint rescues_due               # some server's `rescue` is set
     cdef Returned returned              # since the last look
-    cdef bint stranded                  # some pending query has no leg
-    cdef uint64_t tried_ns              # when pending queries were last sent again because nobody is trusted
+    cdef bint stranded                  # some pending query has no leg, or wants a second one
+    cdef uint64_t tried_ns              # when pending queries were last sent again
+    cdef readonly int rounds            # in which they will be, until all have gone out; 0: none are owed to anybody
+    cdef Returned owed_by               # who has returned: what is owed
+    cdef uint64_t owed_before_ns        # to those that were received before
+    cdef uint64_t owed_until_ns         # those received until then have gone out in this round
+    cdef int awaited                    # answers to them that have not come
+    cdef int owed_at_once               # how many may be awaited
     cdef int newest                     # the query that arrived last, for doubling
     cdef int used                       # slots 0..used-1 may have sockets
     cdef Killers killers
@@ -109,7 +115,11 @@ cdef class Back:
     cdef void refused(self, int slot) noexcept nogil
     cdef void _double(self) noexcept nogil
     cdef void look(self) noexcept nogil
-    cdef void _try_all(self) noexcept nogil
+    cdef void look_back(self) noexcept nogil
+    cdef void _catch_up(self) noexcept nogil
+    cdef int _send_owed(self, int most) noexcept nogil
+    cdef bint _overdue(self, Query *query) noexcept nogil
+    cdef bint _may_ask_another(self, Query *query) noexcept nogil
     cdef void _first(self, int number, uint8_t *bytes) noexcept nogil
     cdef void _judge_killers(self) noexcept nogil
     cdef void _send_once_more(self, int number, Query *query, uint8_t *bytes) noexcept nogil

@@ -47,7 +47,15 @@ cdef enum:
     OUTBOX = 256
     ERRORS_PER_LOOK = 256               # entries of one error queue read at once
     TRY_AGAIN = 100 * MILLISECOND       # while nobody is trusted: between two times that pending queries go out again
-    TRIED_AT_ONCE = 64                  # of them, until somebody answers
+    TRIED_AT_ONCE = 64                  # of them, until somebody answers; then all, within these bounds:
+    PACE = MILLISECOND // 2             # between two times that some of them go out
+    AT_ONCE = 32                        # as many each time
+    OWED_AT_ONCE = 48                   # as many unanswered: a socket of rmem_default, 208 KiB, holds some 92 of 2.3 kB
+    OWED_PER_MILLISECOND = 30           # more for each millisecond that its answers take to come
+    OWED_MOST = 1024                    # one more for each that is answered QUICK after the last was sent, up to this
+    QUICK = MILLISECOND
+    LOST_AFTER = 50 * MILLISECOND       # after so long without an answer to any of them
+    ROUNDS = 6                          # in which those that are lost go out once more
     KILLER_WATCHED = 10_000 * MILLISECOND   # a query that two did not answer, for whether both have gone away
 
 
@@ -461,8 +469,8 @@ cdef class Back:
                     continue
                 number = server.first // LEGS
                 self._delist(server.first)
-                if not self.trusted(slot) or spend(&self.budget, self.now):
-                    self._ask_another(number)
+                if self.trusted(slot) and not spend(&self.budget, self.now) or not self._ask_another(number):
+                    self.stranded = True
         slot = 0
         while slot < self.held_count:
             if self.now >= self.held[slot].due_ns:
@@ -472,37 +480,111 @@ cdef class Back:
         if self.killers.watching:
             self._judge_killers()
         self.flush()
-        if self.returned != NOBODY or (
-                self.present_count and self.when_all_down == TRY_ALL and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN
-                and (self.stranded or not self._anyone())):
-            self._try_all()
+        self.look_back()
 
-    cdef void _try_all(self) noexcept nogil:
-        """Nobody is trusted, or somebody has just returned: pending queries go out again, on the legs they have, or
-        to a server they had. A few of the oldest until somebody answers, then all; where others were trusted all the
-        time, only those that had gone to the one that returned, and those that have no leg at all."""
+    cdef void look_back(self) noexcept nogil:
+        """Send pending queries again: a few of the oldest while nobody is trusted, all when somebody has returned."""
+        cdef bint due = (self.present_count and self.when_all_down == TRY_ALL
+                         and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN)
+        if self.returned != NOBODY:
+            self.owed_by = max(self.owed_by, self.returned) if self.rounds else self.returned
+            self.owed_before_ns = self.now
+            self.rounds = ROUNDS
+            self.owed_until_ns = 0
+            self.awaited = 0
+            self.returned = NOBODY
+        elif due and self.stranded and not self.rounds and self._anyone():
+            self.owed_by = NOBODY
+            self.owed_before_ns = self.tried_ns = self.now
+            self.rounds = 1
+            self.owed_until_ns = 0
+            self.awaited = 0
+            self.owed_at_once = OWED_AT_ONCE
+            self.stranded = False
+        if self.rounds:                     # whatever the verdicts say: it has answered
+            self._catch_up()
+        elif due and not self._anyone():
+            self.tried_ns = self.now
+            self.owed_by = SOMEBODY
+            self.owed_before_ns = self.now + 1
+            self.owed_until_ns = 0
+            self._send_owed(TRIED_AT_ONCE)
+
+    cdef void _catch_up(self) noexcept nogil:
+        """Send what is owed as fast as answers come: thousands at once would not fit into a server's socket, and those
+        that come just now want to be answered, too. What was lost nevertheless goes out in another round."""
+        cdef int sent, most
+        if self.awaited and self.now - self.tried_ns >= <uint64_t>LOST_AFTER:
+            self.awaited = 0
+            self.owed_at_once = min(self.owed_at_once, <int>OWED_AT_ONCE)
+        most = min(<int>AT_ONCE, self.owed_at_once - self.awaited)
+        if self.owed_until_ns < self.owed_before_ns and most > 0:
+            if self.now - self.tried_ns < <uint64_t>PACE:
+                return
+            sent = self._send_owed(most)
+            if sent:
+                self.awaited += sent
+                self.tried_ns = self.now
+            else:
+                self.owed_until_ns = self.owed_before_ns
+        elif self.now - self.tried_ns >= <uint64_t>LOST_AFTER:
+            self.rounds -= 1
+            self.tried_ns = self.now
+            self.owed_until_ns = 0
+            self.owed_before_ns = self.now - <uint64_t>LOST_AFTER       # those that came meanwhile may be lost, too
+
+    cdef int _send_owed(self, int most) noexcept nogil:
+        """Send the oldest pending queries that are owed and did not go out in this round, on the legs they have, or to
+        a server they had; about as many as that. Their number.
+
+        Owed is what came before `owed_before_ns`; where others were trusted all the time, only what had gone to the one
+        that returned, what has no leg at all, and what should have gone to a second server when there was none.
+        """
         cdef int number = self.slots.oldest[self.service], next, sent = 0
-        cdef bint down = not self._anyone(), lone
+        cdef uint64_t after = self.owed_until_ns
+        cdef bint lone
         cdef Query *query
         cdef uint8_t *bytes
-        self.tried_ns = self.now
-        self.stranded = False
-        while number != NONE and (not down or self.returned != NOBODY or sent < TRIED_AT_ONCE):
+        while number != NONE:
             query = self.slots.query(number)
+            if query.received_ns >= self.owed_before_ns or (sent >= most and query.received_ns > self.owed_until_ns):
+                break
             next = query.newer
             bytes = self.slots.bytes(number)
-            lone = query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE
-            if query.state == QUERY_PENDING and not query.answered and bytes != NULL and (
-                    opcode_of(bytes) != OPCODE_UPDATE) and (
-                    lone or down or self.returned == SOMEBODY or self._went_to_returned(query)):
+            if query.received_ns > after and query.state == QUERY_PENDING and not query.answered and bytes != NULL and (
+                    opcode_of(bytes) != OPCODE_UPDATE):
                 if self.outbox.count == OUTBOX:
                     self.flush()
-                sent += 1
-                self.stranded = self.stranded or lone
-                self._send_once_more(number, query, bytes)
+                lone = query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE
+                if lone or self.owed_by == SOMEBODY or (self.owed_by and self._went_to_returned(query)):
+                    sent += 1
+                    self.stranded = self.stranded or lone
+                    self._send_once_more(number, query, bytes)
+                elif query.legs_used == 1 and self._overdue(query):
+                    if self._may_ask_another(query) and self._ask_another(number):
+                        sent += 1
+                    elif self.owed_by and not self._others(query):      # it did not fit among those sent again
+                        sent += 1
+                        self._repeat(number, 0, bytes)
+                    else:
+                        self.stranded = True
+            self.owed_until_ns = max(self.owed_until_ns, query.received_ns)
             number = next
-        self.returned = NOBODY
         self.flush()
+        return sent
+
+    cdef bint _overdue(self, Query *query) noexcept nogil:
+        return self.now - query.received_ns >= retry_after(&self.servers[query.legs[0].server].trust,
+                                                           self.retry_after_ns)
+
+    cdef bint _may_ask_another(self, Query *query) noexcept nogil:
+        """As in `look`: within the budget, unless its server is none to wait for. One that has said nothing at all for
+        long, while another is back, needs no rescues to be that."""
+        cdef int slot = query.legs[0].server
+        cdef Trust *trust = &self.servers[slot].trust
+        return self.retry_on and self._others(query) and (
+            not self.trusted(slot) or spend(&self.budget, self.now)
+            or (self.suspend_on and trust.silent_since != 0 and self.now - trust.silent_since >= self.suspend_after_ns))
 
     cdef bint _went_to_returned(self, Query *query) noexcept nogil:
         cdef int place
@@ -521,7 +603,7 @@ cdef class Back:
                 return
         if self._ask_another(number) or query.legs_used == 0:
             return
-        self._repeat(number, <int>(self.now // TRY_AGAIN) % query.legs_used, bytes)
+        self._repeat(number, <int>(number + self.now // TRY_AGAIN) % query.legs_used, bytes)
 
     cdef void _repeat(self, int number, int place, uint8_t *bytes) noexcept nogil:
         """Send a query once more to the server of its leg at `place`, on that leg if it is open still."""
@@ -731,6 +813,8 @@ cdef class Back:
                 self.returned = SOMEBODY
         if trust.returned == self.now and self.returned == NOBODY:
             self.returned = ONE_OF_MANY
+        if self.returned != NOBODY:
+            self.owed_at_once = OWED_AT_ONCE + OWED_PER_MILLISECOND * <int>(trust.srtt // MILLISECOND)
         self._close(leg)
         if query.answered:
             if query.state == QUERY_ANSWERED and self.slots.leg(leg ^ 1).state == LEG_FREE:
@@ -740,6 +824,10 @@ cdef class Back:
             return
         if query.held != NONE:
             self._release_held(query)
+        if self.awaited and query.received_ns <= self.owed_until_ns:
+            self.awaited -= 1
+            if self.now - self.tried_ns < <uint64_t>QUICK and self.owed_at_once < OWED_MOST:
+                self.owed_at_once += 1
         self.front.answer(query, bytes, size)
         query.answered = True
         other = leg ^ 1

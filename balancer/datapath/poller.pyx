@@ -444,6 +444,8 @@ cdef class DataPath:
         if back is not None:
             back.finish_answers()
             back.flush()                # second servers for what was refused
+            if back.rounds:
+                back.look_back()
         return got
 
     cdef int _queries(self, int count) except -1:
@@ -504,7 +506,7 @@ cdef class DataPath:
             back.retry()
             back.look()
             back.expire()
-            busy = busy or back.waiting
+            busy = busy or back.waiting or back.rounds
         self._obey()
         if now - self.tcp_swept_ns >= <uint64_t>TCP_SWEEP_NS:
             self.tcp_swept_ns = now

@@ -36,7 +36,7 @@ cdef struct Trust:
     uint64_t silent_since               # when the first query after its last answer was sent; 0: nothing is owed
     uint64_t doubted_until              # 0: not doubtful
     uint64_t suspected_since            # 0: not suspected
-    uint64_t doubled                    # when a live query was last doubled to it
+    uint64_t doubled                    # when it was last asked though it was not trusted
     uint64_t lifted                     # when it was last trusted again; 0: never
     uint64_t returned                   # when it last answered after a silence; 0: never
     int32_t rescued                     # queries sent here first that another answered, since its last answer
@@ -74,6 +74,8 @@ cdef inline uint64_t retry_after(const Trust *trust, uint64_t fixed) noexcept no
 cdef inline void on_sent(Trust *trust, uint64_t now) noexcept nogil:
     if trust.silent_since == 0:
         trust.silent_since = now
+    if trust.suspected_since:
+        trust.doubled = now             # nobody is trusted, so it is asked all the same
 
 cdef inline bint on_answer(Trust *trust, uint64_t now) noexcept nogil:
     """Any valid answer; True when the server is trusted again by it.

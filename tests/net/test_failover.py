@@ -40,12 +40,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         pair.stop()
 
 
-@pytest.fixture
-def pair(built: Pair) -> Pair:
-    built.settle()
-    return built
-
-
 @contextlib.contextmanager
 def adverts(cluster: Cluster) -> Iterator[list[tuple[float, str, int]]]:
     """The IPv4 adverts that the client's host has heard: (time, sender, priority), when the block has ended."""

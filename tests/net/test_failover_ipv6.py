@@ -23,12 +23,6 @@ def built(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         pair.stop()
 
 
-@pytest.fixture
-def pair(built: Pair) -> Pair:
-    built.settle()
-    return built
-
-
 def test_one_holds_the_address(pair: Pair) -> None:
     cluster = pair.cluster
     assert " inet " not in cluster.network["ns7c0"].run("ip", "address", "show", DEVICE)

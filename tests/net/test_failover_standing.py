@@ -30,11 +30,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 @pytest.fixture
-def pair(built: Pair) -> Pair:
-    built.settle()
-    wait_for("all are up", lambda: all(states(each) == ["up", "up"] for each in built.both), FOUND)
-    wait_for("no alert", lambda: not any(alerts(each) for each in built.both), TOLD)
-    return built
+def pair(pair: Pair) -> Pair:
+    wait_for("all are up", lambda: all(states(each) == ["up", "up"] for each in pair.both), FOUND)
+    wait_for("no alert", lambda: not any(alerts(each) for each in pair.both), TOLD)
+    return pair
 
 
 def states(balancer: Balancer) -> list[str]:
