@@ -117,6 +117,7 @@ cdef class Back:
     cdef void look(self) noexcept nogil
     cdef void look_back(self) noexcept nogil
     cdef void _catch_up(self) noexcept nogil
+    cdef bint full(self) noexcept nogil
     cdef int _send_owed(self, int most) noexcept nogil
     cdef bint _overdue(self, Query *query) noexcept nogil
     cdef bint _may_ask_another(self, Query *query) noexcept nogil

@@ -13,7 +13,7 @@ its successor sends again (`send_again`). The client may then hear two answers; 
 """
 
 from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -532,6 +532,16 @@ cdef class Back:
             self.tried_ns = self.now
             self.owed_until_ns = 0
             self.owed_before_ns = self.now - <uint64_t>LOST_AFTER       # those that came meanwhile may be lost, too
+
+    cdef bint full(self) noexcept nogil:
+        """Whether the servers have as many queries as they take at once: see OWED_AT_ONCE."""
+        cdef int index, slot
+        cdef int64_t room = 0
+        for index in range(self.present_count):
+            slot = self.present[index]
+            room += (OWED_AT_ONCE + OWED_PER_MILLISECOND * <int64_t>(self.servers[slot].trust.srtt // MILLISECOND)
+                     - <int64_t>load(&self.rows[slot].in_flight))
+        return self.present_count > 0 and room <= 0
 
     cdef int _send_owed(self, int most) noexcept nogil:
         """Send the oldest pending queries that are owed and did not go out in this round, on the legs they have, or to

@@ -44,6 +44,7 @@ cdef enum:
     FULL_ROUND = 64                     # datagrams, and TCP events, that make a round worth its wake-up
     LONE_ROUND = 4                      # fewer: the next look would find nothing
     ADOPTED_ROUNDS = 512                # of answers that wait for a successor
+    WARMING = 500 * MILLISECOND         # a worker's first queries may have waited in the kernel for long, thousands
     SUSPEND_AFTER = 200 * MILLISECOND   # silence, while others answer, that makes a server suspected
     LISTENER = 1 << 30                  # marks a listener's number in an event
     TCP = 1 << 29                       # the event of TCP's set
@@ -77,6 +78,7 @@ cdef class DataPath:
     cdef list others
     cdef int epoll
     cdef uint64_t rested_ns             # when the last wake ended
+    cdef uint64_t warm_until_ns         # until then what waited in the listeners is read at the pace of the answers
     cdef uint64_t tcp_swept_ns
     cdef uint64_t ramped_ns             # when a slow start made its last step; 0: none is under way
     cdef set removed                    # (service, slot) to close when nothing is in flight there
@@ -451,26 +453,34 @@ cdef class DataPath:
     cdef int _queries(self, int count) except -1:
         """Take what the clients ask, over UDP and then over TCP; the number of datagrams and TCP events."""
         cdef int index, number, got, total = 0
-        cdef bint tcp = False
         cdef uint64_t now = monotonic_ns()
+        cdef bint tcp = False, warming = now < self.warm_until_ns, full = False
         cdef Back back
         if self.others:
             self._observe()
+        if self.warm_until_ns == 0:
+            self.warm_until_ns = now + WARMING
+            warming = True
         for index in range(count):
             if not self.events[index].data.u64 & LISTENER:
                 tcp = tcp or self.events[index].data.u64 == TCP
                 continue
             number = <int>(self.events[index].data.u64 & (LISTENER - 1))
+            back = <Back>self.backs[self.front.listeners[number].service]
+            if warming and back.full():
+                full = True
+                continue
             got = self.front.receive(number)
             if got > 0:
                 total += got
-                back = <Back>self.backs[self.front.listeners[number].service]
                 back.now = now
                 back.handle()
                 self.front.flush()      # refusals, which borrow the inbox
         if tcp:
             got = self.tcp.handle()
             total += got if got < TCP_EVENTS else FULL_ROUND
+        if full:
+            nap(NAP_NS)                 # for the answers that make room
         return total
 
     cdef int _observe(self) except -1:
