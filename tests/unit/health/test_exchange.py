@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -141,13 +142,13 @@ def crumbs(asked: Asked) -> None:
     (lambda asked: asked.connection.say_raw(b"\xff\xff"), "it announced an answer of 65535 bytes"),
     (lambda asked: asked.connection.say_raw(b"\0\0"), "no answer within"),
     (drip, "no answer within"),
-    (crumbs, "no answer within"),
+    (crumbs, "no answer within|an answer in too many pieces"),      # as they happen to be read
     (lambda asked: None, "no answer within"),
 ])
 def test_bad_streams(handler: Callable[[Asked], None], reason: str) -> None:
     with TcpServer(handler) as server:
         one = result(probe("tcp", server.port))
-        assert one.severity is Severity.DEAD and reason in one.reason
+        assert one.severity is Severity.DEAD and re.search(reason, one.reason), one.reason
 
 
 def test_late_ourselves() -> None:
