@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
-import re
 import time
 from collections.abc import Callable, Iterator
 
