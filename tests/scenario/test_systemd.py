@@ -53,7 +53,7 @@ def names(address: str, workers: int) -> list[str]:
 
 
 def test_restart_loses_nothing(start: StartUnit, nameserver: StartServer, tcpserver: StartTcpServer) -> None:
-    """The queue of UDP and the backlog of TCP wait in the store, hundreds of queries: more than a server's socket holds."""
+    """The queue of UDP and the backlog of TCP wait in the store: more queries than a server's socket holds."""
     unit = start([both(nameserver, tcpserver).address], workers=2)
     wait_for("stored", lambda: unit.manager.stored() == names(unit.address, 2))
     seen = load(unit.address, 600, 4, [(0.5, unit.restart)], patience=10)
