@@ -32,7 +32,8 @@ VARIABLES = re.compile(r"(?i)^(.*_proxy|pip_.*|ssl_cert_.*|requests_ca_bundle)$"
 # Mounts and processes live in namespaces of their own: they are gone however the command ends. Its root is a mount, as
 # on a host: `ip netns` makes it a slave of nobody.
 ENTER = """
-mount --bind "$1" "$1" && mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys" && mount --rbind /dev "$1/dev" || exit 99
+mount --bind "$1" "$1" || exit 99
+mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys" && mount --rbind /dev "$1/dev" || exit 99
 root=$1; shift
 chroot "$root" "$@"
 exit $?
