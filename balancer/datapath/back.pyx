@@ -59,6 +59,11 @@ cdef enum:
     KILLER_WATCHED = 10_000 * MILLISECOND   # a query that two did not answer, for whether both have gone away
 
 
+cdef inline int _takes(const Trust *trust) noexcept nogil:
+    """How many queries a server takes at once, and none is lost in its socket."""
+    return OWED_AT_ONCE + OWED_PER_MILLISECOND * <int>(trust.srtt // MILLISECOND)
+
+
 cdef class Back:
     """The servers of one service. Rows and slots belong to the worker and outlive this object."""
 
@@ -534,13 +539,12 @@ cdef class Back:
             self.owed_before_ns = self.now - <uint64_t>LOST_AFTER       # those that came meanwhile may be lost, too
 
     cdef bint full(self) noexcept nogil:
-        """Whether the servers have as many queries as they take at once: see OWED_AT_ONCE."""
+        """Whether the servers have as many queries as they take at once."""
         cdef int index, slot
         cdef int64_t room = 0
         for index in range(self.present_count):
             slot = self.present[index]
-            room += (OWED_AT_ONCE + OWED_PER_MILLISECOND * <int64_t>(self.servers[slot].trust.srtt // MILLISECOND)
-                     - <int64_t>load(&self.rows[slot].in_flight))
+            room += _takes(&self.servers[slot].trust) - <int64_t>load(&self.rows[slot].in_flight)
         return self.present_count > 0 and room <= 0
 
     cdef int _send_owed(self, int most) noexcept nogil:
@@ -824,7 +828,7 @@ cdef class Back:
         if trust.returned == self.now and self.returned == NOBODY:
             self.returned = ONE_OF_MANY
         if self.returned != NOBODY:
-            self.owed_at_once = OWED_AT_ONCE + OWED_PER_MILLISECOND * <int>(trust.srtt // MILLISECOND)
+            self.owed_at_once = _takes(trust)
         self._close(leg)
         if query.answered:
             if query.state == QUERY_ANSWERED and self.slots.leg(leg ^ 1).state == LEG_FREE:
