@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from tests.helpers.cluster import Cluster
@@ -31,14 +32,13 @@ class Pair:
         wait_for("both hear each other", lambda: all(self.cluster.state(each).get("heard") for each in self.both))
         wait_for("answers", self.cluster.answers)
 
-    def counts(self, balancer: Balancer) -> dict[str, int]:
-        """What its failover process has counted."""
-        counts: dict[str, int] = self.cluster.state(balancer)["counts"]
-        return counts
+    def counts(self, balancer: Balancer) -> Counter[str]:
+        """What its failover process has counted; it names a count when it has come to one."""
+        return Counter(wait_for("it answers", lambda: self.cluster.state(balancer))["counts"])
 
     def transitions(self) -> int:
         """Of both directors."""
-        return sum(self.counts(each).get("transitions", 0) for each in self.both)
+        return sum(self.counts(each)["transitions"] for each in self.both)
 
     def stop(self) -> None:
         """The examined end of both."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,22 +15,31 @@ PATIENCE = 30.0
 
 
 def wait_for(what: str, probe: Callable[[], T], seconds: float = PATIENCE, every: float = 0.02) -> T:
-    """The first true result of `probe`; AssertionError naming `what` and the last result after `seconds`."""
+    """The first true result of `probe`; AssertionError naming `what` and the last result after `seconds`.
+
+    A status names many a thing only when it has come to it: a probe that does not find a key or an item has not yet
+    seen what it waits for.
+    """
     deadline = time.monotonic() + seconds
     while True:
-        result = probe()
-        if result:
-            return result
+        last: object
+        try:
+            last = result = probe()
+            if result:
+                return result
+        except LookupError as missing:
+            last = missing
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds:g} s (last: {result!r})")
+            raise AssertionError(f"{what}: not within {seconds:g} s (last: {last!r})")
         time.sleep(every)
 
 
 async def until(what: str, probe: Callable[[], object], seconds: float = PATIENCE, every: float = 0.01) -> None:
-    """Let the loop run until `probe` is true; AssertionError naming `what` after `seconds`."""
+    """Let the loop run until `probe` is true, as `wait_for` does; AssertionError naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        if probe():
-            return
+        with contextlib.suppress(LookupError):
+            if probe():
+                return
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
         await asyncio.sleep(every)
