@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.helpers.client import Client
@@ -19,6 +20,10 @@ StartServer = Callable[..., NameServer]
 OpenClient = Callable[..., Client]
 StartTcpServer = Callable[..., TcpServer]
 OpenTcpClient = Callable[..., TcpClient]
+
+# How long an example takes says something of the machine, not of the code.
+hypothesis.settings.register_profile("ns7", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("ns7")
 
 
 @pytest.fixture

@@ -318,7 +318,7 @@ def test_udp_and_tcp_count_as_load_alike(
 ) -> None:
     """wlc: while one server has a query over TCP outstanding, the other one takes the next."""
     servers = [tcpserver(silent), tcpserver(silent)]
-    balancer = start([server.address for server in servers])
+    balancer = start([server.address for server in servers], service={"retry": "off"})
     for number in range(10):
         tcpclient(balancer.address).say(wire.query(ident=number))
         wait_for("sent", lambda number=number: sum(len(one.asked) for one in servers) == number + 1)  # type: ignore[misc]

@@ -222,7 +222,7 @@ TROUBLE = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 2), st.floats
 SENDERS = st.sampled_from(["192.0.2.9", "192.0.2.0"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(priorities=st.lists(PRIORITIES, min_size=2, max_size=3), loss=st.floats(0, 0.6), seed=st.integers(0, 1 << 32),
        preempt=st.booleans(), trouble=TROUBLE)
 def test_one_holder_after_any_trouble(priorities: list[int], loss: float, seed: int, preempt: bool,

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.alert.group import (
@@ -317,7 +317,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STEPS)
 def test_every_transition_is_told_once(steps: list[tuple[str, str] | float | str]) -> None:
     """Whatever the order of events, waits, restarts and acknowledgements:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.alert import spool as module
@@ -167,7 +167,6 @@ def test_killed_at_each_step(tmp_path: Path) -> None:
     raise AssertionError("never came to an end")
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=3000))
 def test_what_is_written_is_read(data: bytes) -> None:
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"ns7-spool-{os.getpid()}"

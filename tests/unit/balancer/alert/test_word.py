@@ -7,7 +7,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.alert import word
@@ -116,7 +116,6 @@ NOTICES = st.builds(Notice, st.integers(1, 10**14), TIMES, st.lists(ITEMS, min_s
                     st.integers(0, 9))
 
 
-@settings(deadline=None)
 @given(NOTICES, NAMES, st.integers(0, 1000))
 def test_any_notice_is_a_right_mail(notice: Notice, node: str, dropped: int) -> None:
     """7 bits, lines of at most 998 bytes ended by CR LF, the headers as meant, the text as it was."""
@@ -131,7 +130,6 @@ def test_any_notice_is_a_right_mail(notice: Notice, node: str, dropped: int) -> 
     assert body.replace("\r\n", "\n") == word.text(notice, node, dropped)
 
 
-@settings(deadline=None)
 @given(NOTICES, NAMES)
 def test_any_notice_is_a_right_environment(notice: Notice, node: str) -> None:
     env = word.environment(notice, node, 0)

@@ -96,25 +96,25 @@ def check(data: bytes) -> None:
             assert problem.message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_bytes(data: bytes) -> None:
     check(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=200))
 def test_text(text: str) -> None:
     check(text.encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(documents())
 def test_misshapen_documents(text: str) -> None:
     check(text.encode())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(PLAIN)), st.integers(0, len(PLAIN)), st.text(alphabet='a[]{}"=.,\n3', max_size=8))
 def test_damaged_file(start: int, end: int, between: str) -> None:
     check((PLAIN[:start] + between + PLAIN[end:]).encode())

@@ -158,7 +158,7 @@ def document(draw: st.DrawFn) -> str:
     return draw(st.sampled_from(["\n", "\r\n"])).join(lines)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(document())
 def test_generated_documents(text: str) -> None:
     """tomllib refuses some (tables declared twice); of the others the index knows every path and place."""
@@ -180,7 +180,7 @@ def test_generated_documents(text: str) -> None:
             assert rest[0] in "[\"'{-012t", (path, rest)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(alphabet="ab.=[]{}\"'#\\,1 \n\r", max_size=40))
 def test_accepted_noise(text: str) -> None:
     try:

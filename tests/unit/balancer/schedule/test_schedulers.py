@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.schedule import SCHEDULERS, create
@@ -64,7 +64,6 @@ EVENTS = st.lists(st.one_of(
 
 @pytest.mark.parametrize("name", ["wlc", "lc"])
 @given(slots=st.sets(st.integers(0, 255), min_size=1, max_size=40), events=EVENTS)
-@settings(deadline=None)
 def test_whatever_happens_in_between_choices_equal_the_oracle(name, slots, events):
     """Answers, the load of other workers and changed weights between the picks, over any number of servers."""
     slots = sorted(slots)
@@ -118,7 +117,6 @@ def test_server_that_took_no_turn_for_ages_is_not_forgotten():
 
 
 @given(servers=SERVERS, picks=st.lists(st.one_of(st.just(20), st.integers(0, 12)), min_size=1, max_size=300))
-@settings(deadline=None)
 def test_wrr_equals_the_oracle(servers, picks):
     # The kernel's level starts at max - gcd + 1 and the pseudo-code's at max: the same servers reach both.
     servers = [(slot, min(weight, 400)) for slot, weight in servers]        # the plain oracle walks every level
@@ -139,7 +137,6 @@ def test_wrr_finds_a_second_server_at_once_below_a_heavy_one():
 
 
 @given(servers=SERVERS, keys=st.lists(st.integers(0, 2**32 - 1), max_size=50), excluded=st.integers(0, 12))
-@settings(deadline=None)
 def test_sh_equals_the_oracle(servers, keys, excluded):
     scheduler, rule = build("sh", servers), SourceHashOracle(servers)
     exclude = servers[excluded][0] if excluded < len(servers) else None
