@@ -17,6 +17,7 @@ from failover.troubles import Troubles
 
 DRAIN, DRAIN_LOOK = 0.2, 0.01   # seconds for what is in flight when the address goes
 QUIET_LOOKS = 5                 # in a row: what a worker has not read yet is not in flight
+UNKNOWN = -1
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Holding:
         self._troubles, self._counts, self._log = troubles, counts, log
         self._thread = ThreadPoolExecutor(1, "netlink")
         self._addresses = Addresses(config.interface, virtual(config))
+        self._ours: dict[Address, int] = {}     # put there by ns7, and when they were created, as far as is known
 
     @property
     def virtual(self) -> tuple[Address, ...]:
@@ -51,6 +53,7 @@ class Holding:
             return
         keep = set(wanted) if before.interface == config.interface else set()
         before.virtual = tuple(one for one in before.virtual if one not in keep)
+        self._ours = {one: created for one, created in self._ours.items() if one in keep}
         with contextlib.suppress(OSError):
             await self._in_thread(before.remove)
         await self._in_thread(before.close)
@@ -59,6 +62,10 @@ class Holding:
     async def look(self) -> Interface:
         """The interface as it is now; OSError when it is not there."""
         return await self._in_thread(self._addresses.look)
+
+    def adopt(self) -> None:
+        """They are here, from a predecessor."""
+        self._ours = dict.fromkeys(self.virtual, UNKNOWN)
 
     async def claim(self) -> str:
         """Add them; why they cannot be added, "" when they are here."""
@@ -69,14 +76,29 @@ class Holding:
             self._troubles.set("address", str(self.virtual[0]), "failed", reason)
             return reason
         self._troubles.set("address", str(self.virtual[0]), "")
+        self.adopt()
         return ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the addresses are ours: claimed, and not given up since."""
+        return bool(self._ours)
+
+    def _known(self, seen: Interface) -> dict[Address, int]:
+        return {one: seen.present.get(one, UNKNOWN) for one in self.virtual}
 
     async def keep(self, seen: Interface | None = None) -> bool:
         """Make them last longer; whether one had been removed by somebody, and is here again."""
         try:
             seen = seen or await self.look()
-            lost = [one for one in self.virtual if one not in seen.present]
+            # One that is younger than it was has been away, and a renewal has brought it back unnoticed.
+            lost = [one for one, created in self._ours.items()
+                    if one not in seen.present or created not in (UNKNOWN, seen.present[one])]
+            self._ours = self._known(seen)
             await self._in_thread(self._addresses.renew)
+            if lost:
+                seen = await self.look()
+                self._ours = self._known(seen) if self._ours else {}        # else they were given up meanwhile
         except OSError as error:
             self._troubles.set("address", str(self.virtual[0]), "failed",
                                f"cannot be renewed: {error.strerror or error}")
@@ -103,6 +125,7 @@ class Holding:
 
     async def remove(self) -> None:
         """Take them off; what cannot be removed ends by itself."""
+        self._ours = {}
         try:
             await self._in_thread(self._addresses.remove)
         except OSError as error:

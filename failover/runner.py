@@ -90,6 +90,7 @@ class Runner:
             self._tasks.spawn(self._holding.remove())
         director.start(heir)
         if heir:
+            self._holding.adopt()
             self._tasks.spawn(self._keep())
 
     async def _finish(self) -> None:
@@ -157,7 +158,8 @@ class Runner:
         address = ""
         with contextlib.suppress(OSError):
             seen = await self._holding.look()
-            if keep and await self._holding.keep(seen):
+            # They may have been given up since the tick began.
+            if keep and self._holding.kept and await self._holding.keep(seen):
                 self._director.announce()
             self._present = bool(seen.present)
             address = self._director.link.follow(self._config, self._holding.virtual, seen)

@@ -125,7 +125,7 @@ def test_the_spare_goes_on_at_once(pair: Pair) -> None:
     assert pair.transitions() == before
 
 
-def test_an_address_that_somebody_removes_comes_back(pair: Pair) -> None:
+def test_an_address_that_somebody_removes_comes_back(pair: Pair, tmp_path: Path) -> None:
     cluster, host = pair.cluster, pair.cluster.network["ns7c0"]
     lost = pair.counts(pair.one)["addresses lost"]
     host.ip("address", "add", "198.51.100.1/24", "dev", DEVICE)
@@ -134,6 +134,12 @@ def test_an_address_that_somebody_removes_comes_back(pair: Pair) -> None:
     wait_for("it is there again", lambda: cluster.holders() == ["ns7c0"], 3)
     wait_for("counted", lambda: pair.counts(pair.one)["addresses lost"] == lost + 1)
     assert "removed by somebody else" in pair.one.output()
+    # So fast that nobody sees it away.
+    both = tmp_path / "both"
+    both.write_text(f"address del {VIP}/32 dev {DEVICE}\n"
+                    f"address add {VIP}/32 dev {DEVICE} valid_lft 5 preferred_lft 5\n")
+    host.ip("-batch", str(both))
+    wait_for("counted again", lambda: pair.counts(pair.one)["addresses lost"] == lost + 2)
 
 
 def test_poisoned_caches_are_healed(pair: Pair) -> None:
@@ -274,6 +280,21 @@ def test_reload(pair: Pair) -> None:
     for balancer in (pair.one, pair.other):
         balancer.reload(more=before.more)
     assert cluster.holders() == ["ns7c0"] and cluster.answers()
+
+
+def test_an_address_that_comes_by_reload_was_not_lost(tmp_path: Path) -> None:
+    second = "192.0.2.91"
+    with Cluster(tmp_path) as cluster:
+        balancer = cluster.director("ns7c0")
+        cluster.wait_holder("ns7c0")
+        balancer.reload(more=cluster.section.replace(f'"{VIP}"', f'"{VIP}", "{second}"'))
+        wait_for("it is there", lambda: f" {second}/" in cluster.network["ns7c0"].run("ip", "address"))
+        ticks = cluster.state(balancer)["counts"]["sent announcements"]
+        assert balancer.command("arp").returncode == 0
+        wait_for("told", lambda: cluster.state(balancer)["counts"]["sent announcements"] > ticks)
+        assert "addresses lost" not in cluster.state(balancer)["counts"]
+        assert "removed by somebody else" not in balancer.output()
+        balancer.stop()
 
 
 @pytest.mark.long
