@@ -6,6 +6,7 @@ from balancer.datapath.front cimport Front
 from balancer.datapath.killers cimport Killers
 from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport Query, Slots
+from balancer.datapath.recovery cimport Recovery
 from balancer.datapath.retry cimport Budget, Trust
 from balancer.datapath.syscalls cimport sockaddr_in6
 from balancer.schedule.base cimport Scheduler
@@ -17,11 +18,6 @@ cdef enum:
     RESCHEDULED = 4096                  # queries that wait for a second server within one wake
     HELD_MOST = 256                     # answers that wait for a better one
     HELD_BYTES = 512                    # of one; a longer answer is relayed at once
-
-cdef enum Returned:                     # who is trusted again
-    NOBODY = 0
-    ONE_OF_MANY = 1                     # others were trusted all the time
-    SOMEBODY = 2                        # nobody was
 
 cdef enum WhenAllDown:
     TRY_ALL = 0
@@ -79,15 +75,8 @@ cdef class Back:
     cdef bint nobody_up                 # by the verdicts none of them is up
     cdef bint stale                     # who is trusted has changed: the scheduler must be told
     cdef bint rescues_due               # some server's `rescue` is set
-    cdef Returned returned              # since the last look
     cdef bint stranded                  # some pending query has no leg, or wants a second one
-    cdef uint64_t tried_ns              # when pending queries were last sent again
-    cdef readonly int rounds            # in which they will be, until all have gone out; 0: none are owed to anybody
-    cdef Returned owed_by               # who has returned: what is owed
-    cdef uint64_t owed_before_ns        # to those that were received before
-    cdef uint64_t owed_until_ns         # those received until then have gone out in this round
-    cdef int awaited                    # answers to them that have not come
-    cdef int owed_at_once               # how many may be awaited
+    cdef Recovery recovery
     cdef int newest                     # the query that arrived last, for doubling
     cdef int used                       # slots 0..used-1 may have sockets
     cdef Killers killers
@@ -116,9 +105,9 @@ cdef class Back:
     cdef void _double(self) noexcept nogil
     cdef void look(self) noexcept nogil
     cdef void look_back(self) noexcept nogil
-    cdef void _catch_up(self) noexcept nogil
     cdef bint full(self) noexcept nogil
-    cdef int _send_owed(self, int most) noexcept nogil
+    cdef int _send_oldest(self, int most) noexcept nogil
+    cdef bint _affords(self, int slot) noexcept nogil
     cdef bint _overdue(self, Query *query) noexcept nogil
     cdef bint _may_ask_another(self, Query *query) noexcept nogil
     cdef void _first(self, int number, uint8_t *bytes) noexcept nogil

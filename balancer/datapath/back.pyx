@@ -24,6 +24,9 @@ from balancer.datapath.mmsg cimport Inbox, Outbox
 from balancer.datapath.query cimport (
     KEPT_BYTES, LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, QUERY_ANSWERED, QUERY_PENDING, Leg, Query, Slots,
 )
+from balancer.datapath.recovery cimport (
+    NOBODY, ONE_OF_MANY, ROUNDS, SOMEBODY, WINDOW, Recovery, begin, on_recovered, on_resent, on_return, room, takes,
+)
 from balancer.datapath.replies cimport RCODE_WIRE_SERVFAIL, belongs_to_primary, only_primary, write_error
 from balancer.datapath.retry cimport (
     MILLISECOND, MOST_AFTER, SUSPECTED_FOR, Trust, judge, on_answer, on_query, on_refusal, on_rescue, on_sent,
@@ -47,21 +50,8 @@ cdef enum:
     OUTBOX = 256
     ERRORS_PER_LOOK = 256               # entries of one error queue read at once
     TRY_AGAIN = 100 * MILLISECOND       # while nobody is trusted: between two times that pending queries go out again
-    TRIED_AT_ONCE = 64                  # of them, until somebody answers; then all, within these bounds:
-    PACE = MILLISECOND // 2             # between two times that some of them go out
-    AT_ONCE = 32                        # as many each time
-    OWED_AT_ONCE = 48                   # as many unanswered: a socket of rmem_default, 208 KiB, holds some 92 of 2.3 kB
-    OWED_PER_MILLISECOND = 30           # more for each millisecond that its answers take to come
-    OWED_MOST = 1024                    # one more for each that is answered QUICK after the last was sent, up to this
-    QUICK = MILLISECOND
-    LOST_AFTER = 50 * MILLISECOND       # after so long without an answer to any of them
-    ROUNDS = 6                          # in which those that are lost go out once more
+    TRIED_AT_ONCE = 64                  # of them, until somebody answers
     KILLER_WATCHED = 10_000 * MILLISECOND   # a query that two did not answer, for whether both have gone away
-
-
-cdef inline int _takes(const Trust *trust) noexcept nogil:
-    """How many queries a server takes at once, and none is lost in its socket."""
-    return OWED_AT_ONCE + OWED_PER_MILLISECOND * <int>(trust.srtt // MILLISECOND)
 
 
 cdef class Back:
@@ -474,7 +464,7 @@ cdef class Back:
                     continue
                 number = server.first // LEGS
                 self._delist(server.first)
-                if self.trusted(slot) and not spend(&self.budget, self.now) or not self._ask_another(number):
+                if not self._affords(slot) or not self._ask_another(number):
                     self.stranded = True
         slot = 0
         while slot < self.held_count:
@@ -488,80 +478,55 @@ cdef class Back:
         self.look_back()
 
     cdef void look_back(self) noexcept nogil:
-        """Send pending queries again: a few of the oldest while nobody is trusted, all when somebody has returned."""
-        cdef bint due = (self.present_count and self.when_all_down == TRY_ALL
-                         and self.now - self.tried_ns >= <uint64_t>TRY_AGAIN)
-        if self.returned != NOBODY:
-            self.owed_by = max(self.owed_by, self.returned) if self.rounds else self.returned
-            self.owed_before_ns = self.now
-            self.rounds = ROUNDS
-            self.owed_until_ns = 0
-            self.awaited = 0
-            self.returned = NOBODY
-        elif due and self.stranded and not self.rounds and self._anyone():
-            self.owed_by = NOBODY
-            self.owed_before_ns = self.tried_ns = self.now
-            self.rounds = 1
-            self.owed_until_ns = 0
-            self.awaited = 0
-            self.owed_at_once = OWED_AT_ONCE
+        """Send pending queries again: a few of the oldest while nobody is trusted, all when somebody has returned,
+        those that found no second server when there is one."""
+        cdef Recovery *recovery = &self.recovery
+        cdef bint due = (self.retry_on and self.when_all_down == TRY_ALL and self.present_count
+                         and self.now - recovery.sent_ns >= <uint64_t>TRY_AGAIN)
+        cdef int most
+        if recovery.returned != NOBODY:
+            begin(recovery, max(recovery.to, recovery.returned) if recovery.rounds else recovery.returned, self.now,
+                  ROUNDS)
+            recovery.returned = NOBODY
+        elif due and self.stranded and not recovery.rounds and self._anyone():
+            begin(recovery, NOBODY, self.now, 1)
+            recovery.sent_ns = self.now
+            recovery.window = WINDOW
             self.stranded = False
-        if self.rounds:                     # whatever the verdicts say: it has answered
-            self._catch_up()
+        if recovery.rounds:                 # whatever the verdicts say: it has answered
+            most = room(recovery, self.now)
+            if most:
+                on_resent(recovery, self._send_oldest(most), self.now)
         elif due and not self._anyone():
-            self.tried_ns = self.now
-            self.owed_by = SOMEBODY
-            self.owed_before_ns = self.now + 1
-            self.owed_until_ns = 0
-            self._send_owed(TRIED_AT_ONCE)
-
-    cdef void _catch_up(self) noexcept nogil:
-        """Send what is owed as fast as answers come: thousands at once would not fit into a server's socket, and those
-        that come just now want to be answered, too. What was lost nevertheless goes out in another round."""
-        cdef int sent, most
-        if self.awaited and self.now - self.tried_ns >= <uint64_t>LOST_AFTER:
-            self.awaited = 0
-            self.owed_at_once = min(self.owed_at_once, <int>OWED_AT_ONCE)
-        most = min(<int>AT_ONCE, self.owed_at_once - self.awaited)
-        if self.owed_until_ns < self.owed_before_ns and most > 0:
-            if self.now - self.tried_ns < <uint64_t>PACE:
-                return
-            sent = self._send_owed(most)
-            if sent:
-                self.awaited += sent
-                self.tried_ns = self.now
-            else:
-                self.owed_until_ns = self.owed_before_ns
-        elif self.now - self.tried_ns >= <uint64_t>LOST_AFTER:
-            self.rounds -= 1
-            self.tried_ns = self.now
-            self.owed_until_ns = 0
-            self.owed_before_ns = self.now - <uint64_t>LOST_AFTER       # those that came meanwhile may be lost, too
+            begin(recovery, SOMEBODY, self.now + 1, 0)
+            recovery.sent_ns = self.now
+            self._send_oldest(TRIED_AT_ONCE)
 
     cdef bint full(self) noexcept nogil:
         """Whether the servers have as many queries as they take at once."""
         cdef int index, slot
-        cdef int64_t room = 0
+        cdef int64_t spare = 0
         for index in range(self.present_count):
             slot = self.present[index]
-            room += _takes(&self.servers[slot].trust) - <int64_t>load(&self.rows[slot].in_flight)
-        return self.present_count > 0 and room <= 0
+            spare += takes(self.servers[slot].trust.srtt) - <int64_t>load(&self.rows[slot].in_flight)
+        return self.present_count > 0 and spare <= 0
 
-    cdef int _send_owed(self, int most) noexcept nogil:
-        """Send the oldest pending queries that are owed and did not go out in this round, on the legs they have, or to
-        a server they had; about as many as that. Their number.
+    cdef int _send_oldest(self, int most) noexcept nogil:
+        """Send the oldest pending queries that did not go out in this round, on the legs they have, or to a server they
+        had; about as many as that. Their number.
 
-        Owed is what came before `owed_before_ns`; where others were trusted all the time, only what had gone to the one
-        that returned, what has no leg at all, and what should have gone to a second server when there was none.
+        Where others were trusted all the time, only what had gone to the one that returned, what has no leg at all, and
+        what should have gone to a second server when there was none.
         """
+        cdef Recovery *recovery = &self.recovery
         cdef int number = self.slots.oldest[self.service], next, sent = 0
-        cdef uint64_t after = self.owed_until_ns
+        cdef uint64_t after = recovery.until_ns
         cdef bint lone
         cdef Query *query
         cdef uint8_t *bytes
         while number != NONE:
             query = self.slots.query(number)
-            if query.received_ns >= self.owed_before_ns or (sent >= most and query.received_ns > self.owed_until_ns):
+            if query.received_ns >= recovery.before_ns or (sent >= most and query.received_ns > recovery.until_ns):
                 break
             next = query.newer
             bytes = self.slots.bytes(number)
@@ -570,34 +535,38 @@ cdef class Back:
                 if self.outbox.count == OUTBOX:
                     self.flush()
                 lone = query.legs[0].state == LEG_FREE and query.legs[1].state == LEG_FREE
-                if lone or self.owed_by == SOMEBODY or (self.owed_by and self._went_to_returned(query)):
+                if lone or recovery.to == SOMEBODY or (recovery.to and self._went_to_returned(query)):
                     sent += 1
                     self.stranded = self.stranded or lone
                     self._send_once_more(number, query, bytes)
                 elif query.legs_used == 1 and self._overdue(query):
                     if self._may_ask_another(query) and self._ask_another(number):
                         sent += 1
-                    elif self.owed_by and not self._others(query):      # it did not fit among those sent again
+                    elif recovery.to and not self._others(query):      # it did not fit among those sent again
                         sent += 1
                         self._repeat(number, 0, bytes)
                     else:
                         self.stranded = True
-            self.owed_until_ns = max(self.owed_until_ns, query.received_ns)
+            recovery.until_ns = max(recovery.until_ns, query.received_ns)
             number = next
         self.flush()
         return sent
+
+    cdef bint _affords(self, int slot) noexcept nogil:
+        """Whether what waits for that server may go to a second one: within the budget, unless it is not trusted."""
+        return not self.trusted(slot) or spend(&self.budget, self.now)
 
     cdef bint _overdue(self, Query *query) noexcept nogil:
         return self.now - query.received_ns >= retry_after(&self.servers[query.legs[0].server].trust,
                                                            self.retry_after_ns)
 
     cdef bint _may_ask_another(self, Query *query) noexcept nogil:
-        """As in `look`: within the budget, unless its server is none to wait for. One that has said nothing at all for
-        long, while another is back, needs no rescues to be that."""
+        """As in `look`; but a server that has said nothing at all for long, while another is back, needs no rescues to
+        be none to wait for."""
         cdef int slot = query.legs[0].server
         cdef Trust *trust = &self.servers[slot].trust
         return self.retry_on and self._others(query) and (
-            not self.trusted(slot) or spend(&self.budget, self.now)
+            self._affords(slot)
             or (self.suspend_on and trust.silent_since != 0 and self.now - trust.silent_since >= self.suspend_after_ns))
 
     cdef bint _went_to_returned(self, Query *query) noexcept nogil:
@@ -790,6 +759,7 @@ cdef class Back:
         cdef RowServer *row = &self.rows[slot]
         cdef Trust *trust = &self.servers[slot].trust
         cdef int leg, other, rcode, bucket = 0
+        cdef bint nobody = False        # was trusted
         cdef uint64_t latency
         cdef uint64_t *bounds = latency_bounds_ns()
         cdef Query *query
@@ -823,12 +793,9 @@ cdef class Back:
         self.servers[slot].suspected_elsewhere = False
         if on_answer(trust, self.now):
             self.stale = True
-            if self.distrusted == self.present_count:
-                self.returned = SOMEBODY
-        if trust.returned == self.now and self.returned == NOBODY:
-            self.returned = ONE_OF_MANY
-        if self.returned != NOBODY:
-            self.owed_at_once = _takes(trust)
+            nobody = self.distrusted == self.present_count
+        if self.retry_on and trust.returned == self.now:
+            on_return(&self.recovery, SOMEBODY if nobody else ONE_OF_MANY, trust.srtt)
         self._close(leg)
         if query.answered:
             if query.state == QUERY_ANSWERED and self.slots.leg(leg ^ 1).state == LEG_FREE:
@@ -838,10 +805,7 @@ cdef class Back:
             return
         if query.held != NONE:
             self._release_held(query)
-        if self.awaited and query.received_ns <= self.owed_until_ns:
-            self.awaited -= 1
-            if self.now - self.tried_ns < <uint64_t>QUICK and self.owed_at_once < OWED_MOST:
-                self.owed_at_once += 1
+        on_recovered(&self.recovery, query.received_ns, self.now)
         self.front.answer(query, bytes, size)
         query.answered = True
         other = leg ^ 1

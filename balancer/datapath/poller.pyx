@@ -446,7 +446,7 @@ cdef class DataPath:
         if back is not None:
             back.finish_answers()
             back.flush()                # second servers for what was refused
-            if back.rounds:
+            if back.recovery.rounds:
                 back.look_back()
         return got
 
@@ -516,7 +516,7 @@ cdef class DataPath:
             back.retry()
             back.look()
             back.expire()
-            busy = busy or back.waiting or back.rounds
+            busy = busy or back.waiting or back.recovery.rounds
         self._obey()
         if now - self.tcp_swept_ns >= <uint64_t>TCP_SWEEP_NS:
             self.tcp_swept_ns = now
