@@ -151,6 +151,7 @@ cdef class Back:
                     query.legs_used = 0
                     self._first(number, bytes)
                 else:
+                    self.slots.leg(leg).again = True
                     write16(query.bytes, self.slots.leg(leg).id)
                     add(&self.rows[self.slots.leg(leg).server].resends, 1)
                     self.outbox.put(<int>self.slots.leg(leg).socket, leg, self.slots.bytes(number), query.size)
@@ -593,6 +594,7 @@ cdef class Back:
         cdef Query *query = self.slots.query(number)
         cdef int slot = query.legs[place].server, used = query.legs_used
         if query.legs[place].state != LEG_FREE:
+            query.legs[place].again = True
             write16(query.bytes, query.legs[place].id)
             self.outbox.put(<int>query.legs[place].socket, number * LEGS + place, self.slots.bytes(number), query.size)
         elif self.servers[slot].sockets == 0:
@@ -787,7 +789,7 @@ cdef class Back:
             bucket += 1
         add(&row.latency[bucket], 1)
         add(&row.latency_sum_ns, latency)
-        if query.legs_used == 1:
+        if query.legs_used == 1 and not query.legs[leg % LEGS].again:
             sample(trust, latency)
         store(&row.seen_well_ns, self.now)
         self.servers[slot].suspected_elsewhere = False
@@ -805,7 +807,7 @@ cdef class Back:
             return
         if query.held != NONE:
             self._release_held(query)
-        on_recovered(&self.recovery, query.received_ns, self.now)
+        on_recovered(&self.recovery, query.received_ns)
         self.front.answer(query, bytes, size)
         query.answered = True
         other = leg ^ 1

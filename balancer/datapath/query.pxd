@@ -32,7 +32,8 @@ cdef struct Leg:                    # one server asked
     uint16_t server                 # slot in its service
     uint16_t id                     # on the wire toward the server
     uint16_t state
-    uint16_t waits                  # in that order
+    uint8_t waits                   # in that order
+    uint8_t again                   # sent more than once: its answer is no sample (RFC 6298 §3)
 
 cdef struct Query:                  # writer: the worker; reset when claimed
     uint64_t received_ns            # CLOCK_MONOTONIC

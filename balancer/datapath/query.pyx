@@ -268,7 +268,7 @@ cdef class Slots(Region):
         leg.socket = socket
         leg.server = server
         leg.id = id
-        leg.waits = False
+        leg.waits = leg.again = False
         leg.state = LEG_WAITING
         query.legs_used += 1
         query.bytes[0] = id >> 8

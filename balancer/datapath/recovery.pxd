@@ -3,9 +3,9 @@
 Every function gets `now` (CLOCK_MONOTONIC nanoseconds). While nobody is trusted queries gather: at 5,000 a second
 some thousands within a second. A server that returns could not take them in one burst: its socket holds as many as
 fit into its buffer (rmem_default of 208 KiB, some 92 queries at 2.3 kB of kernel memory each), it drops the others,
-and those that clients ask just now with them. So they go out as answers to them come, within a window that grows as
-TCP's does in slow start (RFC 5681 §3.1): by one for each answer that comes while others go out. What was lost
-nevertheless, and what came meanwhile and may be lost, goes out in another round.
+and those that clients ask just now with them. So they go out as answers to them come, so many unanswered at a time
+(a window, as TCP's in RFC 9293 §3.8). What was lost nevertheless, and what came meanwhile and may be lost, goes out in
+another round.
 """
 
 from libc.stdint cimport uint64_t
@@ -15,10 +15,8 @@ from balancer.datapath.retry cimport MILLISECOND
 cdef enum:
     PACE = MILLISECOND // 2             # between two times that some go out
     AT_ONCE = 32                        # as many each time
-    WINDOW = 48                         # as many unanswered
+    WINDOW = 80                         # as many unanswered
     WINDOW_PER_MILLISECOND = 30         # more for each millisecond of the server's round-trip time
-    WINDOW_MOST = 1024                  # to which it grows
-    FLOWING = MILLISECOND               # so soon after the last went out an answer lets it grow
     LOST_AFTER = 50 * MILLISECOND       # after so long without an answer to any of them
     ROUNDS = 6
 
@@ -59,7 +57,7 @@ cdef inline int room(Recovery *recovery, uint64_t now) noexcept nogil:
     cdef bint overdue = now - recovery.sent_ns >= <uint64_t>LOST_AFTER
     if recovery.outstanding and overdue:
         recovery.outstanding = 0
-        recovery.window = min(recovery.window, <int>WINDOW)
+        recovery.window = WINDOW        # it is not so far away
     if recovery.until_ns < recovery.before_ns and recovery.outstanding < recovery.window:
         if now - recovery.sent_ns < <uint64_t>PACE:
             return 0
@@ -79,9 +77,7 @@ cdef inline void on_resent(Recovery *recovery, int count, uint64_t now) noexcept
     recovery.outstanding += count
     recovery.sent_ns = now
 
-cdef inline void on_recovered(Recovery *recovery, uint64_t received_ns, uint64_t now) noexcept nogil:
+cdef inline void on_recovered(Recovery *recovery, uint64_t received_ns) noexcept nogil:
     """A query that was received then is answered."""
     if recovery.outstanding and received_ns <= recovery.until_ns:
         recovery.outstanding -= 1
-        if now - recovery.sent_ns < <uint64_t>FLOWING and recovery.window < WINDOW_MOST:
-            recovery.window += 1

@@ -5,9 +5,10 @@ speaks with it. The ends are descriptors that move one frame per read and write 
 ARP, ICMP errors and their quotes, fragments and TCP pass untouched. The delay in force holds for every frame
 on the wire: when it is shortened, those that have waited long enough leave at once, still in order.
 
-The process looks at its inputs when a frame comes; with delays from half a millisecond on only every tenth part
-of the shortest delay, at least each half millisecond, which costs that much accuracy and spares half the CPU.
-It runs under SCHED_RR where that is allowed: a wire does not wait for a free core.
+The process looks at its inputs when a frame comes, and while frames wait each tenth part of the shortest delay, but
+not more often than each 50 us, if that is no more than half of it, nor less often than each half millisecond. That
+costs so much accuracy; but a look at each frame takes a core from those that are measured. It runs under SCHED_RR
+where that is allowed: a wire does not wait for a free core. What every frame meets is compiled (carry.pyx).
 """
 
 from __future__ import annotations
@@ -16,22 +17,17 @@ import argparse
 import contextlib
 import json
 import os
-import random
-import select
 import subprocess
 import sys
-import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from tests.helpers.carry import Wire, carry
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-FRAME = 65536
-NEVER = 1 << 63
-MOST_LOOKS = 64  # at the inputs in a row: frames that come without end must not keep others from leaving
-LEAST_REST, MOST_REST = 50_000, 500_000  # ns between looks at the inputs; below the least: no rest
+LEAST_REST, MOST_REST = 50_000, 500_000  # ns between looks at the inputs
 
 
 @dataclass
@@ -45,94 +41,31 @@ class Stats:
     late: float = 0.0  # seconds, the worst since it was asked before
 
 
-class Wire:
-    """Both directions between two descriptors."""
-
-    def __init__(self, left: int, right: int) -> None:
-        # (where frames come in, where they leave, those on the way with the time they came)
-        self.ways = ((left, right, deque[tuple[int, bytes]]()), (right, left, deque[tuple[int, bytes]]()))
-        self.delay_ns, self.loss = 0, 0.0
-        self._set_at = 0
-        self.stats = Stats()
-        self._late = 0
-
-    def set(self, delay: float, loss: float, now: int) -> None:
-        """In force from now on; seconds, and the share of frames to lose."""
-        self.delay_ns, self.loss, self._set_at = round(delay * 1e9), loss, now
-
-    def take(self, source: int, now: int) -> None:
-        """Read one frame that has come at an end."""
-        waiting = self.ways[0][2] if source == self.ways[0][0] else self.ways[1][2]
-        try:
-            frame = os.read(source, FRAME)
-        except BlockingIOError:
-            return
-        if self.loss and random.random() < self.loss:
-            self.stats.lost += 1
-        else:
-            waiting.append((now, frame))
-
-    def give(self) -> int:
-        """Write what has waited long enough; when the next is to leave (ns), NEVER when none waits."""
-        next_due = NEVER
-        for _, sink, waiting in self.ways:
-            while waiting:
-                due = waiting[0][0] + self.delay_ns
-                late = time.monotonic_ns() - due
-                if late < 0:
-                    next_due = min(next_due, due)
-                    break
-                # What leaves because the delay was shortened could not leave before that.
-                self._late = max(self._late, min(late, late + due - self._set_at))
-                try:
-                    os.write(sink, waiting.popleft()[1])
-                    self.stats.passed += 1
-                except OSError:
-                    self.stats.refused += 1
-        return next_due
-
-    def report(self) -> Stats:
-        self.stats.waiting = sum(len(waiting) for _, _, waiting in self.ways)
-        self.stats.late, self._late = self._late / 1e9, 0
-        return self.stats
-
-
 def rest(wires: Mapping[str, Wire]) -> int:
-    """Nanoseconds between two looks at the inputs while frames wait; 0: look at each."""
-    pause = min(MOST_REST, min(wire.delay_ns for wire in wires.values()) // 10)
-    return pause if pause >= LEAST_REST else 0
+    """Nanoseconds between two looks at the inputs while frames wait."""
+    shortest = min(wire.delay_ns for wire in wires.values())
+    return int(min(MOST_REST, max(LEAST_REST, shortest // 10), shortest // 2))
+
+
+def stats(wire: Wire) -> Stats:
+    return Stats(wire.passed, wire.lost, wire.refused, wire.waiting, wire.lateness())
 
 
 def serve(wires: Mapping[str, Wire], control: int, answers: int) -> None:
     """Pass frames until `control` ends. A line there: NAME (tell its stats), or NAME DELAY LOSS (set them)."""
-    owners = {source: wire for wire in wires.values() for source, _, _ in wire.ways}
-    inputs, pause, text = [control, *owners], 0, b""
+    pause, text = 0, b""
     while True:
-        due = min([wire.give() for wire in wires.values()])
-        wait = max(0, due - time.monotonic_ns()) / 1e9 if due != NEVER else None
-        if wait and pause:
-            time.sleep(min(wait, pause / 1e9))
-            wait = 0
-        # Each readable end is read once and then looked at anew: a read in vain costs more than a look.
-        for _ in range(MOST_LOOKS if pause else 1):
-            readable = select.select(inputs, [], [], wait)[0]
-            if not readable:
-                break
-            now, wait = time.monotonic_ns(), 0
-            for descriptor in readable:
-                if descriptor != control:
-                    owners[descriptor].take(descriptor, now)
-                    continue
-                piece = os.read(control, 4096)
-                if not piece:
-                    return
-                *lines, text = (text + piece).split(b"\n")
-                for line in lines:
-                    name, *values = line.decode().split()
-                    if values:
-                        wires[name].set(float(values[0]), float(values[1]), now)
-                        pause = rest(wires)
-                    os.write(answers, json.dumps(asdict(wires[name].report())).encode() + b"\n")
+        carry(list(wires.values()), control, pause)
+        piece = os.read(control, 4096)
+        if not piece:
+            return
+        *lines, text = (text + piece).split(b"\n")
+        for line in lines:
+            name, *values = line.decode().split()
+            if values:
+                wires[name].set(float(values[0]), float(values[1]))
+                pause = rest(wires)
+            os.write(answers, json.dumps(asdict(stats(wires[name]))).encode() + b"\n")
 
 
 class DelayLine:

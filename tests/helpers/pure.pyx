@@ -14,7 +14,6 @@ RESCUES = <int>_retry.RESCUES
 SUSPECTED_FOR = <int>_retry.SUSPECTED_FOR
 LOST_AFTER = <int>_recovery.LOST_AFTER
 ROUNDS = <int>_recovery.ROUNDS
-WINDOW_MOST = <int>_recovery.WINDOW_MOST
 AT_ONCE = <int>_recovery.AT_ONCE
 
 
@@ -122,5 +121,5 @@ cdef class Recovery:
             self.recovery.until_ns = received[len(received) - 1]     # nothing wraps around here
         _recovery.on_resent(&self.recovery, len(received), now)
 
-    def answer(self, received, now):
-        _recovery.on_recovered(&self.recovery, received, now)
+    def answer(self, received):
+        _recovery.on_recovered(&self.recovery, received)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.delayline import LEAST_REST, MOST_REST, DelayLine, Wire, rest
+from tests.helpers.carry import Wire
+from tests.helpers.delayline import LEAST_REST, MOST_REST, DelayLine, rest
 from tests.helpers.waiting import PATIENCE, wait_for
 
 
@@ -105,15 +106,15 @@ def test_it_ends_with_its_starter(ends: Ends) -> None:
     assert ends.line.process.wait(PATIENCE) == 0
 
 
-def test_rest_is_a_tenth_of_the_shortest_delay() -> None:
+def test_the_rest_is_a_tenth_of_the_shortest_delay() -> None:
     def resting(*milliseconds: float) -> int:
         wires = {str(number): Wire(0, 0) for number in range(len(milliseconds))}
         for wire, delay in zip(wires.values(), milliseconds, strict=True):
             wire.delay_ns = round(delay * 1e6)
         return rest(wires)
 
-    assert resting(0.2) == 0
-    assert resting(20, 0.2) == 0
-    assert resting(0.5) == LEAST_REST
+    assert resting(0) == 0
+    assert resting(0.06) == 30_000
+    assert resting(20, 0.2) == resting(0.2) == resting(0.5) == LEAST_REST
     assert resting(2, 20) == 200_000
     assert resting(400) == MOST_REST

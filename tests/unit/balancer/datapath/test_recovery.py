@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.pure import AT_ONCE, LOST_AFTER, MILLISECOND, ROUNDS, WINDOW_MOST, Recovery, takes
+from tests.helpers.pure import AT_ONCE, LOST_AFTER, MILLISECOND, ROUNDS, Recovery, takes
 
 STEP = MILLISECOND // 4
 BACK = 10_000 * MILLISECOND             # when the server returns
@@ -32,7 +32,7 @@ class Drill:
                 _, one = on_way.popleft()
                 if one in self.pending:
                     self.pending.remove(one)
-                    self.recovery.answer(one, now)
+                    self.recovery.answer(one)
             room = self.recovery.room(now)
             if room == 0:
                 continue
@@ -72,26 +72,16 @@ def test_a_server_that_answers_nothing_more_gets_one_window_each_time() -> None:
     assert drill.ended and set(drill.tries.values()) == {ROUNDS}
 
 
-def test_the_window_begins_with_the_distance_and_grows_while_answers_come() -> None:
+def test_the_window_grows_with_the_distance() -> None:
     assert takes(0) < takes(20 * MILLISECOND) < takes(400 * MILLISECOND)
     assert Recovery(20 * MILLISECOND, BACK).window == takes(20 * MILLISECOND)
-    assert takes(0) < Drill(500, 0, MILLISECOND, lambda one, times: False).recovery.window <= takes(0) + 500
-    assert Drill(5000, 0, MILLISECOND, lambda one, times: False).recovery.window == WINDOW_MOST
-
-
-def test_an_answer_after_nothing_went_out_for_long_lets_it_be() -> None:
-    recovery = Recovery(0, BACK)
-    recovery.send([BACK - 2, BACK - 1], BACK)
-    recovery.answer(BACK - 2, BACK + MILLISECOND - 1)
-    recovery.answer(BACK - 1, BACK + MILLISECOND)
-    assert recovery.window == takes(0) + 1
 
 
 def test_an_answer_to_a_later_query_makes_no_room() -> None:
     recovery = Recovery(0, BACK)
     assert recovery.room(BACK) == AT_ONCE
     recovery.send([BACK - 2, BACK - 1], BACK)
-    recovery.answer(BACK + 1, BACK + 2)
+    recovery.answer(BACK + 1)
     assert recovery.outstanding == 2
-    recovery.answer(BACK - 1, BACK + 2)
+    recovery.answer(BACK - 1)
     assert recovery.outstanding == 1
