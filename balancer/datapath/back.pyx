@@ -25,7 +25,7 @@ from balancer.datapath.query cimport (
     KEPT_BYTES, LEG_FREE, LEG_SENT, LEG_WAITING, LEGS, NONE, QUERY_ANSWERED, QUERY_PENDING, Leg, Query, Slots,
 )
 from balancer.datapath.recovery cimport (
-    NOBODY, ONE_OF_MANY, ROUNDS, SOMEBODY, WINDOW, Recovery, begin, on_recovered, on_resent, on_return, room, takes,
+    NOBODY, ONE_OF_MANY, ROUNDS, SOMEBODY, Recovery, begin, on_recovered, on_resent, on_return, room, takes,
 )
 from balancer.datapath.replies cimport RCODE_WIRE_SERVFAIL, belongs_to_primary, only_primary, write_error
 from balancer.datapath.retry cimport (
@@ -492,7 +492,6 @@ cdef class Back:
         elif due and self.stranded and not recovery.rounds and self._anyone():
             begin(recovery, NOBODY, self.now, 1)
             recovery.sent_ns = self.now
-            recovery.window = WINDOW
             self.stranded = False
         if recovery.rounds:                 # whatever the verdicts say: it has answered
             most = room(recovery, self.now)
@@ -762,7 +761,7 @@ cdef class Back:
         cdef Trust *trust = &self.servers[slot].trust
         cdef int leg, other, rcode, bucket = 0
         cdef bint nobody = False        # was trusted
-        cdef uint64_t latency
+        cdef uint64_t latency, srtt, returned
         cdef uint64_t *bounds = latency_bounds_ns()
         cdef Query *query
         cdef uint16_t id
@@ -789,15 +788,17 @@ cdef class Back:
             bucket += 1
         add(&row.latency[bucket], 1)
         add(&row.latency_sum_ns, latency)
+        srtt = trust.srtt               # before this one, which may have waited for the server's return
         if query.legs_used == 1 and not query.legs[leg % LEGS].again:
             sample(trust, latency)
         store(&row.seen_well_ns, self.now)
         self.servers[slot].suspected_elsewhere = False
+        returned = trust.returned
         if on_answer(trust, self.now):
             self.stale = True
             nobody = self.distrusted == self.present_count
-        if self.retry_on and trust.returned == self.now:
-            on_return(&self.recovery, SOMEBODY if nobody else ONE_OF_MANY, trust.srtt)
+        if self.retry_on and trust.returned != returned:
+            on_return(&self.recovery, SOMEBODY if nobody else ONE_OF_MANY, srtt)
         self._close(leg)
         if query.answered:
             if query.state == QUERY_ANSWERED and self.slots.leg(leg ^ 1).state == LEG_FREE:

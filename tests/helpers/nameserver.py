@@ -12,6 +12,7 @@ import itertools
 import os
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from typing import Any, Self
 from tests.helpers import ports, wire
 from tests.helpers.waiting import PATIENCE, wait_for
 
+SO_TIMESTAMPNS = 35
+
 
 @dataclass(frozen=True)
 class Received:
@@ -28,7 +31,7 @@ class Received:
 
     data: bytes
     source: tuple[Any, ...]
-    at: float  # CLOCK_MONOTONIC
+    at: float  # when the kernel got it, CLOCK_MONOTONIC
 
     @property
     def port(self) -> int:
@@ -85,6 +88,7 @@ class NameServer:
         self._socket.bind((host, port or ports.free_port(host)))
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.setblocking(False)
         self.host, self.port = host, int(self._socket.getsockname()[1])
         self._wake_read, self._wake_write = os.pipe()
@@ -150,12 +154,13 @@ class NameServer:
     def _read(self) -> None:
         for _ in range(64):
             try:
-                data, source = self._socket.recvfrom(65535)
+                data, ((_, _, stamp),), _, source = self._socket.recvmsg(65535, 64)
             except BlockingIOError:
                 return
             except OSError:  # an ICMP error of an earlier answer
                 continue
-            received = Received(data, source, time.monotonic())
+            seconds, nanoseconds = struct.unpack("=qq", stamp)
+            received = Received(data, source, time.monotonic() - (time.time() - seconds - nanoseconds / 1e9))
             self.received.append(received)
             try:
                 for reply in self.handler(received):

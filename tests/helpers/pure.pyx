@@ -6,8 +6,8 @@ All times are nanoseconds since any beginning but 0, which means never.
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from balancer.datapath cimport recovery as _recovery
-from balancer.datapath cimport retry as _retry
+cimport balancer.datapath.recovery as _recovery
+cimport balancer.datapath.retry as _retry
 
 MILLISECOND = <int>_retry.MILLISECOND
 RESCUES = <int>_retry.RESCUES

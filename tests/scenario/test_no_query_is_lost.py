@@ -5,6 +5,7 @@ Rates that two noisy cores hold; how fast the slowest answer was is measured by 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -63,6 +64,49 @@ def test_both_close_and_one_returns(start: StartBalancer, nameserver: StartServe
                 patience=8)
     assert seen.lost == [] and seen.twice == 0
     balancer.wait_idle()
+
+
+def test_waiting_queries_go_out_in_a_window(
+    start: StartBalancer, nameserver: StartServer, client: OpenClient
+) -> None:
+    """A server that answers one after a silence does not get all the others at once: its socket might not hold them."""
+    server = nameserver()
+    balancer = start([server.address], udp_timeout="60s")
+    asking = client(balancer.address)
+    for number in range(20):
+        asking.ask(wire.query(ident=number))
+    server.handler = silent
+    for number in range(1000):
+        asking.send(wire.query(ident=number))
+    pending = server.wait(1020)[20:]
+    time.sleep(0.3)
+    server.answer_all(pending[:1])
+    first = server.wait(1021)[1020]
+    wait_for("a second window", lambda: server.received[-1].at > first.at + 0.1)
+    window = [one for one in server.received[1020:] if one.at < first.at + 0.04]
+    assert len(window) < 500
+    server.handler = echo
+    assert {wire.ident(asking.receive()) for _ in range(1000)} == set(range(1000))
+    asking.nothing_comes()
+
+
+def test_retry_off_means_once(start: StartBalancer, client: OpenClient, nameserver: StartServer) -> None:
+    """Even of a server that nobody trusts, and that returns."""
+    server = NameServer()
+    port = server.port
+    server.close()
+    balancer = start([server.address], udp_timeout="1s", service={"retry": "off"})
+    asking = client(balancer.address)
+    for _ in range(4):
+        asking.send(wire.query(ident=1))
+        asking.nothing_comes(0.05)
+    wait_for("refusals counted", lambda: balancer.server()["refusals"] >= 2)
+    server = nameserver(silent, port=port)
+    for number in range(10, 20):
+        asking.send(wire.query(ident=number))
+    server.wait(10)
+    balancer.wait_idle()
+    assert len(server.received) == 10
 
 
 def test_nobody_returns(start: StartBalancer, client: OpenClient) -> None:

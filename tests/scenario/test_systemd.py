@@ -16,6 +16,7 @@ from tests.conftest import StartServer, StartTcpServer
 from tests.helpers import processes, wire
 from tests.helpers.client import Client, ask, load
 from tests.helpers.daemon import ROOT, run_command
+from tests.helpers.nameserver import silent
 from tests.helpers.need import missing
 from tests.helpers.ports import free_address, split
 from tests.helpers.tcp import TcpClient
@@ -76,6 +77,23 @@ def test_connection_waits_while_nobody_accepts(
         udp.send(wire.query(ident=8))
         unit.restart(signal.SIGKILL)
         assert (wire.ident(tcp.hear()), wire.ident(udp.receive())) == (9, 8)
+
+
+def test_a_backlog_is_read_at_the_pace_of_the_answers(start: StartUnit, nameserver: StartServer) -> None:
+    """What has waited in the kernel would be more at once than a server's socket holds; after a while all is read."""
+    server = nameserver(silent)
+    unit = start([server.address], udp_timeout="60s")
+    wait_for("stored", lambda: unit.manager.stored() == names(unit.address, 1))
+    for pid in (unit.manager.main, *unit_workers(unit)):
+        os.kill(pid, signal.SIGSTOP)
+    with Client(unit.address) as client:
+        for number in range(1000):
+            client.send(wire.query(ident=number))
+        unit.restart(signal.SIGKILL)
+        received = server.wait(1000)
+        assert len([one for one in received if one.at < received[0].at + 0.3]) < 500
+        server.answer_all(received)
+        assert {wire.ident(client.receive()) for _ in range(1000)} == set(range(1000))
 
 
 def unit_workers(unit: Unit) -> list[int]:

@@ -72,14 +72,37 @@ def test_a_server_that_answers_nothing_more_gets_one_window_each_time() -> None:
     assert drill.ended and set(drill.tries.values()) == {ROUNDS}
 
 
-def test_the_window_grows_with_the_distance() -> None:
+def test_the_window_is_what_is_on_the_way() -> None:
     assert takes(0) < takes(20 * MILLISECOND) < takes(400 * MILLISECOND)
-    assert Recovery(20 * MILLISECOND, BACK).window == takes(20 * MILLISECOND)
+    for distance in (0, 20 * MILLISECOND):
+        drill = Drill(5000, distance, distance, lambda one, times: False)
+        assert max(window for _, _, window in drill.sent) == takes(distance) == drill.recovery.window
+
+
+def test_the_first_ones_are_paced() -> None:
+    """Before an answer tells how fast the server is, no more go out than it may be thought to answer."""
+    drill = Drill(5000, 20 * MILLISECOND, 20 * MILLISECOND, lambda one, times: False)
+    unclocked = [count for at, count, _ in drill.sent if at < BACK + 20 * MILLISECOND]
+    assert max(unclocked) == AT_ONCE // 2 < max(count for _, count, _ in drill.sent) == AT_ONCE
+
+
+def test_what_is_lost_narrows_it_again() -> None:
+    recovery = Recovery(20 * MILLISECOND, BACK)
+    recovery.send([BACK - 2, BACK - 1], BACK)
+    recovery.answer(BACK - 2)
+    assert recovery.window == takes(20 * MILLISECOND)
+    recovery.room(BACK + LOST_AFTER)
+    assert recovery.outstanding == 1, "it is not back yet"
+    recovery.room(BACK + LOST_AFTER + 20 * MILLISECOND)
+    assert (recovery.window, recovery.outstanding) == (takes(0), 0)
+    recovery.send([BACK - 1], BACK + LOST_AFTER + 20 * MILLISECOND)
+    recovery.answer(BACK - 1)
+    assert recovery.window == takes(0) + 1
 
 
 def test_an_answer_to_a_later_query_makes_no_room() -> None:
     recovery = Recovery(0, BACK)
-    assert recovery.room(BACK) == AT_ONCE
+    assert recovery.room(BACK) > 0
     recovery.send([BACK - 2, BACK - 1], BACK)
     recovery.answer(BACK + 1)
     assert recovery.outstanding == 2
