@@ -2,7 +2,7 @@
 
 NS7_DEBUG=1 makes the debug build: bounds checks, invariants asserted (balancer/table/debug.h), memory errors and
 undefined behaviour fatal (the interpreter must load libasan first, see tests/debug_build), no optimisation that hides
-a line from the debugger. NS7_TESTS=1 also builds what only tests import (tests/fuzz/door.pyx). NS7_EXTENSIONS=0
+a line from the debugger. NS7_TESTS=1 also builds what only tests and benchmarks import (tests/). NS7_EXTENSIONS=0
 builds none: `./dev` installs the package first and compiles in place after. Cython looks up .pxd files from the top
 folder, so run it from here.
 """
