@@ -64,7 +64,7 @@ class Holding:
         return await self._in_thread(self._addresses.look)
 
     def adopt(self) -> None:
-        """They are here, from a predecessor."""
+        """They are here: added just now, or a predecessor's."""
         self._ours = dict.fromkeys(self.virtual, UNKNOWN)
 
     async def claim(self) -> str:

@@ -6,8 +6,10 @@ Compiled, for it runs on the cores that are measured: at 30,000 queries a second
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport RAND_MAX, free, malloc, rand
 from libc.string cimport memcpy
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+from posix.time cimport timespec
 from posix.unistd cimport read, write
+
+from balancer.datapath.syscalls cimport monotonic_ns, nap
 
 cdef extern from "poll.h" nogil:
     cdef struct pollfd:
@@ -36,12 +38,6 @@ cdef struct Way:                        # one direction
     Frame *first                        # on the way
     Frame *last
     int waiting
-
-
-cdef inline int64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef class Wire:
@@ -118,7 +114,7 @@ cdef class Wire:
             while way.first != NULL:
                 frame = way.first
                 due = frame.came_ns + self.delay_ns
-                late = monotonic_ns() - due
+                late = <int64_t>monotonic_ns() - due
                 if late < 0:
                     next_due = min(next_due, due)
                     break
@@ -159,10 +155,9 @@ def carry(list wires, int control, int64_t rest_ns):
             while index < count:
                 due = min(due, (<Wire>owners[index]).give())
                 index += 2
-            wait = max(<int64_t>0, due - monotonic_ns())
+            wait = max(<int64_t>0, due - <int64_t>monotonic_ns())
             if rest_ns and wait and due != NEVER:
-                pause.tv_sec, pause.tv_nsec = 0, min(wait, rest_ns)
-                nanosleep(&pause, NULL)
+                nap(min(wait, rest_ns))
                 wait = 0
             pause.tv_sec, pause.tv_nsec = wait // 1_000_000_000, wait % 1_000_000_000
             if ppoll(ends, count, NULL if due == NEVER else &pause, NULL) > 0:

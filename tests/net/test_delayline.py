@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.helpers import wire
-from tests.helpers.client import Client
+from tests.helpers.client import SO_RCVBUFFORCE, Client
 from tests.helpers.nameserver import NameServer
 from tests.helpers.netns import require_netns
 from tests.helpers.network import Host, Network
@@ -24,7 +24,6 @@ from tests.helpers.waiting import PATIENCE
 
 pytestmark = pytest.mark.net
 
-SO_RCVBUFFORCE = 33
 IP_RECVERR, IPV6_RECVERR = 11, 25
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DONT, PMTUDISC_DO = 10, 23, 0, 2
 ORIGIN_ICMP, ORIGIN_ICMP6 = 2, 3

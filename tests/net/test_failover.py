@@ -21,13 +21,13 @@ from failover.frames import parse
 from tests.helpers import processes
 from tests.helpers.cluster import VIP, VIP6, VRID, Cluster, failover_pid, signal_all
 from tests.helpers.daemon import COMMAND, Balancer
+from tests.helpers.nameserver import SO_TIMESTAMPNS
 from tests.helpers.network import DEVICE
 from tests.helpers.pair import Pair
 from tests.helpers.waiting import wait_for
 
 pytestmark = pytest.mark.net
 
-SO_TIMESTAMPNS = 35
 INTERVAL = 0.3
 DOWN = 3 * INTERVAL + (256 - 100) * INTERVAL / 256      # of the standby
 
