@@ -33,7 +33,7 @@ _TOLD_AS = {(False, "bad"): PROBLEM, (False, "good"): None, (False, "other"): CH
             (True, "bad"): PROBLEM, (True, "good"): RECOVERY, (True, "other"): RECOVERY}
 
 # Every director sees the servers; the active one speaks of them.
-OF_SERVERS = frozenset({"server", "zone", "master", "recursion"})
+OF_SERVERS = frozenset({"server", "order", "zone", "master", "recursion"})
 MOST_ITEMS = 200            # in one notice; what is beyond is told as a number
 MOST_SUBJECTS = 5000        # remembered at once; beyond, a problem is told but not followed
 

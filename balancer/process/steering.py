@@ -356,25 +356,33 @@ class Steering:
             was, is_now, name = before[pair], self._seen(pair), "/".join(pair)
             lines.append(f"{name}: {is_now.against(was)}")
             self._events.audit(f"server {name}", was.told(), is_now.told(), user)
-            if was.state != is_now.state:
-                self._events.tell("server", name, was.state, is_now.state, f"{is_now.against(was)}, by {user}")
+            # How the server is, health tells under "server": two tellers of one subject would end each other's alerts.
+            if was.order != is_now.order:
+                self._events.tell("order", name, was.order, is_now.order, f"{is_now.against(was)}, by {user}")
         return lines, warning
 
     def _seen(self, pair: tuple[str, str]) -> Seen:
         entry = next((entry for entry in self._entries(pair[0]) if entry.name == pair[1]), None)
-        number = self._number(pair[0])
-        if entry is None or number is None:
-            return Seen("removed", "", 0, "auto")
-        return Seen(state_of(entry, self._view.verdicts_on(number, entry)), entry.address, entry.weight, entry.ordered)
+        if entry is None:
+            return Seen("", 0, "auto")
+        return Seen(entry.address, entry.weight, entry.ordered)
 
 
 class Seen(NamedTuple):
-    """A server as the table has it."""
+    """A server as it is ordered to be. address: "" of one that is removed."""
 
-    state: str
     address: str
     weight: int
     ordered: str
+
+    @property
+    def order(self) -> str:
+        """One word or two; none of them is good or bad, for an order is no trouble."""
+        if not self.address:
+            return "removed"
+        if self.ordered in ("up", "down"):
+            return f"forced {self.ordered}"
+        return "drained" if self.ordered == "drained" or not self.weight else "auto"
 
     def told(self) -> str:
         """All of it that an operator orders, for people."""
@@ -382,11 +390,10 @@ class Seen(NamedTuple):
 
     def against(self, before: Seen) -> str:
         """What has changed, for people."""
-        if before.state == "removed" or self.state == "removed":
-            if self.state == before.state:
-                return "no change"
-            return f"removed ({before.address})" if self.state == "removed" else (
-                f"added at {self.address}, weight {self.weight}")
+        if not self.address:
+            return f"removed ({before.address})" if before.address else "no change"
+        if not before.address:
+            return f"added at {self.address}, weight {self.weight}"
         parts = [f"weight {before.weight} → {self.weight}"] if self.weight != before.weight else []
         parts += [f"state {before.ordered} → {self.ordered}"] if self.ordered != before.ordered else []
         return ", ".join(parts) or "no change"

@@ -128,7 +128,10 @@ def test_killed_and_back(balancer: Balancer, farm: list[Zoned]) -> None:
     for fields in ({"state": "drained"}, {"weight": 0}):
         answer = balancer.request("server.set", server="s1", **fields)
         assert not answer["ok"] and "s1 is the last server of dns that is up" in answer["error"], answer
-    assert balancer.request("server.set", server="s2", state="drained")["ok"], "it takes nothing anyway"
+    for state in ("drained", "up"):
+        assert balancer.request("server.set", server="s2", state=state)["ok"], "it takes nothing anyway"
+    wait_for("the orders are told", lambda: "order dns/s2 is forced up" in balancer.output())
+    assert ("server", "dns/s2", "down") in told(balancer), "an order makes nobody well"
     assert balancer.request("server.set", server="s2", reset=True)["ok"]
     farm[1].start()
     wait_words(balancer, "up", "up")
@@ -208,6 +211,12 @@ def test_behind_is_reported_and_alerted_later(balancer: Balancer, farm: list[Zon
         farm[0].serve({ZONE: 1})
         farm[1].serve({ZONE: 1})
         wait_for("served as before", lambda: [server.serial() for server in farm] == [1, 1])
+
+    def known() -> bool:
+        seen = balancer.status()["components"]["health"]
+        return not seen["behind"] and {row["serial"] for row in seen["serials"]} == {1}
+
+    wait_for("health knows it", known, FOUND)
 
 
 def test_a_master_that_cannot_be_asked(balancer: Balancer, farm: list[Zoned]) -> None:

@@ -337,13 +337,15 @@ def test_who_did_what_and_when(start: StartBalancer, nameserver: StartServer) ->
     one, two = (f"{address}, weight" for address in balancer.settings.servers)
     for line in (f"audit server dns/s1: {one} 1, state auto → {one} 3, state auto: by {user}",
                  f"audit server dns/s1: {one} 3, state auto → {one} 3, state down: by {user}",
-                 f"server dns/s1: up → down: state auto → down, by {user}",
+                 f"order dns/s1: auto → forced down: state auto → down, by {user}",
                  f"audit server dns/s2: {two} 1, state auto → removed: by {user}",
-                 f"server dns/s2: up → removed: removed ({balancer.settings.servers[1]}), by {user}"):
+                 f"order dns/s2: auto → removed: removed ({balancer.settings.servers[1]}), by {user}"):
         assert log.count(line) == 1, line
-    wait_for("an alert", lambda: running(balancer, "alert") and "server dns/s1 is down" in balancer.output())
+    assert "server dns/s" not in log.replace("audit server", ""), "how servers are, health tells"
+    wait_for("mailed", lambda: running(balancer, "alert") and "order dns/s1 is forced down" in balancer.output())
     change(balancer, "set", "s1", reset=True)
-    wait_for("its end", lambda: "server dns/s1 is up, was down" in balancer.output())
+    wait_for("its end", lambda: "order dns/s1 is auto, was forced down" in balancer.output())
+    assert balancer.request("alert.list")["result"]["open"] == [], "an order is no trouble"
 
 
 def test_listed_as_data(start: StartBalancer, nameserver: StartServer) -> None:
