@@ -482,9 +482,13 @@ cdef class Back:
         """Send pending queries again: a few of the oldest while nobody is trusted, all when somebody has returned,
         those that found no second server when there is one."""
         cdef Recovery *recovery = &self.recovery
-        cdef bint due = (self.retry_on and self.when_all_down == TRY_ALL and self.present_count
+        cdef bint due = (self.when_all_down == TRY_ALL and self.present_count
                          and self.now - recovery.sent_ns >= <uint64_t>TRY_AGAIN)
         cdef int most
+        if not self.retry_on:               # perhaps since a moment ago
+            recovery.returned = NOBODY
+            recovery.rounds = 0
+            return
         if recovery.returned != NOBODY:
             begin(recovery, max(recovery.to, recovery.returned) if recovery.rounds else recovery.returned, self.now,
                   ROUNDS)
