@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartBalancer
+from tests.conftest import StartBalancer, StartServer, StartTcpServer
 from tests.helpers import processes, wire
 from tests.helpers.client import Client, ask, load
 from tests.helpers.daemon import Balancer
-from tests.helpers.tcp import TcpClient
+from tests.helpers.nameserver import echo, silent
+from tests.helpers.tcp import TcpClient, answering, closing
 from tests.helpers.waiting import wait_for
 from tests.helpers.zoned import ZONE, Zoned
 
@@ -267,6 +268,35 @@ def test_the_operators_word_stands_above(balancer: Balancer, farm: list[Zoned]) 
     wait_words(balancer, "up", "down")
     assert found(balancer, 1, "udp")["verdict"] == "up"
     assert balancer.command("server", "set", "s2", "--state", "auto").returncode == 0
+
+
+def test_an_order_tells_nothing_that_health_holds_back(
+    start: StartBalancer, nameserver: StartServer, tcpserver: StartTcpServer
+) -> None:
+    """A server is down over one protocol and about to fall over the other; by then it is well again.
+
+    Nobody was told, and an order in between must not tell of it either: nothing would end that alert.
+    """
+    udp, second = nameserver(), nameserver()
+    tcp, _ = tcpserver(port=udp.port), tcpserver(port=second.port)
+    balancer = start([udp.address, second.address], more='[health]\ninterval = "300ms"\nfall = 15\n')
+    wait_words(balancer, "up", "up")
+
+    def silences() -> int:
+        """Each takes half a second, fifteen of them too long for this test."""
+        return int(balancer.status()["components"]["health"]["probes"].get("udp silent", 0))
+
+    udp.handler = silent
+    wait_for("it is about to fall", lambda: silences() > 0, FOUND)
+    tcp.handler = closing
+    wait_words(balancer, "degraded", "up")
+    for state in ("down", "auto"):
+        assert balancer.request("server.set", server="s1", state=state)["ok"]
+    tcp.handler = answering
+    wait_words(balancer, "up", "up")
+    udp.handler = echo
+    wait_for("the orders are told", lambda: running(balancer, "alert") and "order dns/s1 is auto" in balancer.output())
+    assert told(balancer) == []
 
 
 def test_its_crash_leaves_the_verdicts(balancer: Balancer, farm: list[Zoned]) -> None:
