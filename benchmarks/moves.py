@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.lab import Address
 from benchmarks.load import run_dnsperf
 from failover.advert import PROTOCOL
+from tests.helpers.arrival import ANCILLARY, arrived, stamp
 from tests.helpers.cluster import DIRECTORS, VIP, Cluster, failover_pid, signal_all
 from tests.helpers.daemon import Balancer
 from tests.helpers.network import DEVICE
@@ -30,7 +31,6 @@ PATIENCE = 1.0              # seconds until an unanswered query is lost
 STOOD_STILL = 5.0           # seconds
 DEAD_ANSWERS_NO_MORE = 6.0  # seconds after which a dead host must not have the address any more
 REFRESH = 5.0               # arp_refresh of the cluster in which caches are poisoned
-SO_TIMESTAMPNS = 35
 
 
 def down_interval(interval: float) -> float:
@@ -139,7 +139,7 @@ def killed(made: Field) -> dict[str, float]:
     victim, before = failover_pid(made.directors[0]), made.transitions()
     client = made.cluster.network["client"]
     with client.socket(socket.AF_INET, socket.SOCK_RAW, PROTOCOL) as one:
-        one.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        stamp(one)
         member = socket.inet_aton("224.0.0.18") + socket.inet_aton(client.address4)
         one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
         at: list[float] = []
@@ -151,7 +151,7 @@ def killed(made: Field) -> dict[str, float]:
         result, _ = load(made, kill, LOOK + 2.0)
         heard = list(_stamps(one))
     time.sleep(1.5)                                     # until a spare stands ready again
-    first = min((stamp - at[0] for stamp in heard if stamp > at[0]), default=9.0)
+    first = min((moment - at[0] for moment in heard if moment > at[0]), default=9.0)
     return {"silent": first, "lost": len(result.lost), "transitions": made.transitions() - before}
 
 
@@ -159,10 +159,10 @@ def _stamps(one: socket.socket) -> Iterator[float]:
     one.setblocking(False)
     while True:
         try:
-            _, ((_, _, stamp),), _, _ = one.recvmsg(2048, 64)
+            _, ancillary, _, _ = one.recvmsg(2048, ANCILLARY)
         except BlockingIOError:
             return
-        yield int.from_bytes(stamp[:8], "little") + int.from_bytes(stamp[8:16], "little") / 1e9
+        yield arrived(ancillary)
 
 
 def saturated(made: Field) -> dict[str, float]:

@@ -21,6 +21,7 @@ from benchmarks.drill.site import DIRECTORS, MAIL_PORT, NAMES, VIP, ZONES, Site
 from benchmarks.load import query
 from benchmarks.oneshot import Plan, Result, run
 from benchmarks.oneshot.record import Record
+from tests.helpers.arrival import ANCILLARY, arrived, stamp
 from tests.helpers.mail import MailServer
 from tests.helpers.network import DEVICE
 
@@ -28,7 +29,7 @@ RATE = 1000.0               # queries per second of the one-shot client
 PATIENCE = 2.0              # seconds after which a query is lost
 LONGEST = 3600.0            # seconds that a drill may take
 SAMPLE = 0.25               # seconds between two looks at the tables
-SO_TIMESTAMPNS, SO_ATTACH_FILTER, ETH_P_IP = 35, 26, 0x0800
+SO_ATTACH_FILTER, ETH_P_IP = 26, 0x0800
 # linux/bpf_common.h: load a word, half word or byte at an offset; jump; return.
 LOAD, JUMP_EQUAL, RETURN, INSTRUCTION = {4: 0x20, 2: 0x28, 1: 0x30}, 0x15, 0x06, struct.Struct("HBBI")
 
@@ -216,7 +217,7 @@ class FirstAnswer:
         # Protocol 0: it hears nothing before the filter is there.
         self._socket = site.network["client"].socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        stamp(self._socket)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)     # the first one is enough
         self._socket.setblocking(False)
         self._socket.bind((DEVICE, ETH_P_IP))
@@ -227,9 +228,8 @@ class FirstAnswer:
         """When it came; None so far."""
         if self._at is None:
             with contextlib.suppress(BlockingIOError):
-                _, ((_, _, stamp), *_), _, _ = self._socket.recvmsg(64, 256)
-                seconds, nanoseconds = struct.unpack("qq", stamp)
-                self._at = seconds + nanoseconds / 1e9
+                _, ancillary, _, _ = self._socket.recvmsg(64, ANCILLARY)
+                self._at = arrived(ancillary)
         return self._at
 
     def close(self) -> None:

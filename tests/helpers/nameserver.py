@@ -12,7 +12,6 @@ import itertools
 import os
 import selectors
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,9 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tests.helpers import ports, wire
+from tests.helpers.arrival import ANCILLARY, arrived, stamp
 from tests.helpers.waiting import PATIENCE, wait_for
-
-SO_TIMESTAMPNS = 35
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class NameServer:
         self._socket.bind((host, port or ports.free_port(host)))
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        stamp(self._socket)
         self._socket.setblocking(False)
         self.host, self.port = host, int(self._socket.getsockname()[1])
         self._wake_read, self._wake_write = os.pipe()
@@ -154,13 +152,12 @@ class NameServer:
     def _read(self) -> None:
         for _ in range(64):
             try:
-                data, ((_, _, stamp),), _, source = self._socket.recvmsg(65535, 64)
+                data, ancillary, _, source = self._socket.recvmsg(65535, ANCILLARY)
             except BlockingIOError:
                 return
             except OSError:  # an ICMP error of an earlier answer
                 continue
-            seconds, nanoseconds = struct.unpack("=qq", stamp)
-            received = Received(data, source, time.monotonic() - (time.time() - seconds - nanoseconds / 1e9))
+            received = Received(data, source, time.monotonic() - (time.time() - arrived(ancillary)))
             self.received.append(received)
             try:
                 for reply in self.handler(received):

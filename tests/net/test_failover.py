@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +18,9 @@ from failover import frames
 from failover.advert import PROTOCOL
 from failover.frames import parse
 from tests.helpers import processes
+from tests.helpers.arrival import ANCILLARY, arrived, stamp
 from tests.helpers.cluster import VIP, VIP6, VRID, Cluster, failover_pid, signal_all
 from tests.helpers.daemon import COMMAND, Balancer
-from tests.helpers.nameserver import SO_TIMESTAMPNS
 from tests.helpers.network import DEVICE
 from tests.helpers.pair import Pair
 from tests.helpers.waiting import wait_for
@@ -46,16 +45,15 @@ def adverts(cluster: Cluster) -> Iterator[list[tuple[float, str, int]]]:
     heard: list[tuple[float, str, int]] = []
     host = cluster.network["client"]
     with host.socket(socket.AF_INET, socket.SOCK_RAW, PROTOCOL) as one:
-        one.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        stamp(one)
         member = frames.GROUP4.packed + socket.inet_aton(host.address4)
         one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
         yield heard
         one.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
-                packet, ((_, _, stamp),), _, _ = one.recvmsg(2048, 64)
-                seconds, nanoseconds = struct.unpack("=qq", stamp)
-                heard.append((seconds + nanoseconds / 1e9, socket.inet_ntoa(packet[12:16]), packet[22]))
+                packet, ancillary, _, _ = one.recvmsg(2048, ANCILLARY)
+                heard.append((arrived(ancillary), socket.inet_ntoa(packet[12:16]), packet[22]))
 
 
 def test_one_holds_the_address_and_both_families_move(pair: Pair) -> None:
