@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from balancer.table.view import TableView
 
 __all__ = ["ACTIVE", "ALONE", "STANDBY", "STANDINGS", "Component", "Event", "Finding", "Host", "Link", "Rights",
-           "Server", "Service", "components", "resolve", "sync_folder", "write_durably"]
+           "Server", "Service", "components", "lapse", "resolve", "sync_folder", "write_durably"]
 
 ENTRY_POINTS = "ns7.components"
 # What a host is among those that could hold its floating addresses: it has them; another one has; nobody has, as far as
@@ -49,6 +49,19 @@ RESERVED = ("worker", "admin", "alert", "alerts", "balancer", "service", "proces
 def tone(state: str) -> str:
     """"bad", "quiet", "good" or "other": what a state says."""
     return "bad" if state in BAD else "quiet" if state in QUIET else "good" if state in GOOD else "other"
+
+
+def lapse(seconds: float) -> str:
+    """A time for people: "3 min 20 s", "2 d 4 h"."""
+    rest = max(0, round(seconds))
+    if rest == 0:
+        return "less than a second"
+    words = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if rest >= size:
+            words.append(f"{rest // size} {unit}")
+        rest %= size
+    return " ".join(words[:2])
 
 
 class Event(NamedTuple):

@@ -54,15 +54,3 @@ class News:
         self.changed = True
         self._waiting.append(Event(time.time(), kind, subject, before, after, reason))
         self.flush()
-
-
-def duration(seconds: float) -> str:
-    """For people: "40 s", "3 min 20 s", "2 d 4 h"."""
-    rest = max(0, round(seconds))
-    if rest < 60:
-        return f"{rest} s"
-    if rest < 3600:
-        return f"{rest // 60} min {rest % 60} s"
-    if rest < 86400:
-        return f"{rest // 3600} h {rest % 3600 // 60} min"
-    return f"{rest // 86400} d {rest % 86400 // 3600} h"

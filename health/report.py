@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from balancer.component import Event
+from balancer.component import Event, lapse
 from balancer.table.verdicts import Found
 from balancer.table.view import serving_state
 from health.asked import Asked
 from health.config import Health
-from health.news import News, duration
+from health.news import News
 from health.question import Opinion
 from health.roster import Roster
 from health.staleness import CURRENT, Move
@@ -52,7 +52,7 @@ class Report:
     def zone(self, target: Target, zone: str, move: Move) -> None:
         """A zone of a target fell behind, became stale, or is current again."""
         what = (f"serial {move.served}, the master's is {move.master}" if move.after != CURRENT else
-                f"serial {move.served}, was behind for {duration(move.lasted)}")
+                f"serial {move.served}, was behind for {lapse(move.lasted)}")
         for place in target.places:
             self._news.tell("zone", f"{place.subject} {zone}", CURRENT, move.after, what)
 
@@ -102,6 +102,6 @@ def _summary(config: Health, asked: Asked, roster: Roster, master: str | None,
     lines = [f"{len(roster.targets)} servers probed, {asked.count} zones"]
     if master is not None:
         lines[0] += f", master {config.master} {master}"
-    lines += [f"{row['server']} {row['zone']} {row['state']}, behind for {duration(row['behind'])}"
+    lines += [f"{row['server']} {row['zone']} {row['state']}, behind for {lapse(row['behind'])}"
               for row in behind[:MOST_SUMMED]]
     return lines + ([f"{len(behind) - MOST_SUMMED} more are behind"] if len(behind) > MOST_SUMMED else [])

@@ -10,12 +10,11 @@ import random
 import time
 from collections.abc import Iterable
 
-from balancer.component import Host, Service
+from balancer.component import Host, Service, lapse
 from balancer.table.verdicts import DOWN, PROTOCOLS, UNKNOWN
 from health.asked import Asked
 from health.config import Health
 from health.exchange import Exchange, Exchanges
-from health.news import duration
 from health.probe import result, serials
 from health.question import foreign
 from health.report import Report
@@ -182,7 +181,7 @@ class Prober:
     def _on_change(self, target: Target, proto: int, change: Change) -> None:
         self._report.changes += change.before != UNKNOWN
         self._writer.changed = True
-        lasted = f"; was {change.before} for {duration(change.lasted)}" if change.lasted is not None else ""
+        lasted = f"; was {change.before} for {lapse(change.lasted)}" if change.lasted is not None else ""
         self._report.server(target, f"{PROTOCOLS[proto]}: {change.reason}{lasted}")
 
     def _on_recursion(self, target: Target, exchange: Exchange) -> None:

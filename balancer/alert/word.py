@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from typing import Any
 
 from balancer.alert.group import CALM, CHANGE, FLAPPING, PROBLEM, RECOVERY, REMINDER, TEST, Item, Notice
+from balancer.component import lapse
 
 MOST_TITLE = 160            # characters
 MOST_TEXT = 16000           # in the environment of a command
@@ -26,19 +27,6 @@ def clean(text: str) -> str:
     """One printable line."""
     text = text.encode("utf-8", "replace").decode()
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
-
-
-def duration(seconds: float) -> str:
-    """For people: "3 min 20 s", "2 d 4 h"."""
-    rest = max(0, round(seconds))
-    if rest == 0:
-        return "less than a second"
-    words = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        if rest >= size:
-            words.append(f"{rest // size} {unit}")
-        rest %= size
-    return " ".join(words[:2])
 
 
 def moment(time: float) -> str:
@@ -54,7 +42,7 @@ def name_of(kind: str, subject: str) -> str:
 def headline(item: Item) -> str:
     """What happened, in one line."""
     name, before, after = name_of(item.kind, item.subject), clean(item.before), clean(item.after)
-    lasted = duration(item.time - item.since)
+    lasted = lapse(item.time - item.since)
     return {
         PROBLEM: f"{name} is {after}",
         RECOVERY: f"{name} is {after}, was {before} for {lasted}",

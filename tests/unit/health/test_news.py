@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from balancer.component import Event
-from health.news import BURST, News, duration
+from health.news import BURST, News
 
 
 class Paper:
@@ -53,9 +51,3 @@ def test_many_at_once_are_all_told_in_order() -> None:
         paper.news.flush()
         assert len(paper.events) - before == min(10, 256 - before)
     assert [event.subject for event in paper.events] == [f"s/{number}" for number in range(256)]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.4, "0 s"), (59.4, "59 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90000, "1 d 1 h"), (-5, "0 s")])
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

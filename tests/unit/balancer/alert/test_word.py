@@ -23,6 +23,7 @@ from balancer.alert.group import (
     Item,
     Notice,
 )
+from balancer.component import lapse
 
 TIME = 1.7e9
 
@@ -90,7 +91,7 @@ def test_dropped_and_left_out_are_told() -> None:
      (3600, "1 h"), (90061, "1 d 1 h"), (86400 * 400 + 5, "400 d 5 s")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert word.duration(seconds) == text
+    assert lapse(seconds) == text
 
 
 @pytest.mark.parametrize("evil", ["x\r\nBcc: all@example.com", "x\nBcc: y", "x\x00y", "x\x1b[31m", "\u2028Bcc: z",
