@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-# scapy keeps pickles in its user's home, if it can; a process with rights reads none.
+# scapy keeps pickles in its user's home, if it can; a process with rights reads none. It asks while it is imported.
+_BEFORE = os.environ.get("XDG_CACHE_HOME")
 os.environ["XDG_CACHE_HOME"] = "/proc/none"
 
 from scapy.layers.inet import IP
@@ -22,6 +23,10 @@ from scapy.layers.vrrp import VRRPv3
 from scapy.utils import checksum as plain_checksum
 
 from failover.advert import PROTOCOL, TTL
+
+del os.environ["XDG_CACHE_HOME"]
+if _BEFORE is not None:
+    os.environ["XDG_CACHE_HOME"] = _BEFORE
 
 GROUP4, GROUP6 = IPv4Address("224.0.0.18"), IPv6Address("ff02::12")     # RFC 9568 §5.1.1.2, §5.1.2.2
 BROADCAST, NOBODY = "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"

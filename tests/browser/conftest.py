@@ -1,4 +1,4 @@
-"""One Chromium for all; each page of it is watched for what a page must not do."""
+"""One Chromium for a module; each page of it is watched for what a page must not do."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ class Watched:
 Open = Callable[..., Watched]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """While it lives playwright's event loop runs in this thread: no asynchronous test can."""
     program = require_program("chromium", "chromium")
     try:
         from playwright.sync_api import sync_playwright

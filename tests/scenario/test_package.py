@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2 * BUILDING)]
 
 def run(*argv: str | Path, cwd: Path, seconds: float = 60) -> str:
     """The output of a command that must end with 0; nothing in its environment leads to the source tree."""
-    ours = ("PYTHON", "NS7_", "VIRTUAL_ENV", "XDG_")
+    ours = ("PYTHON", "NS7_", "VIRTUAL_ENV")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, cwd=cwd, env=env, check=False)
     assert done.returncode == 0, f"{argv}: exit code {done.returncode}\n{done.stdout}{done.stderr}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -123,3 +126,14 @@ def test_answers_to_a_probe_over_ipv6() -> None:
     assert read_advertisement(bytes(asked[ICMPv6ND_NS])) is None
     for size in range(len(answer)):
         assert read_advertisement(answer[:size]) is None
+
+
+@pytest.mark.parametrize("home", [None, "/somewhere"])
+def test_scapy_keeps_nothing_on_disk_and_nobody_else_is_told_so(home: str | None) -> None:
+    """It takes a variable of the environment for that, which children would inherit."""
+    env = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
+    env |= {"XDG_CACHE_HOME": home} if home is not None else {}
+    code = ("import os, failover.frames, scapy.main\n"
+            "print(scapy.main.SCAPY_CACHE_FOLDER, os.environ.get('XDG_CACHE_HOME'))")
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", str(home)]
