@@ -8,25 +8,33 @@ address (RFC 5227 §2.1.1), or a solicitation from no address (RFC 4862 §5.4.2)
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
-
-# scapy keeps pickles in its user's home, if it can; a process with rights reads none. It asks while it is imported.
-_BEFORE = os.environ.get("XDG_CACHE_HOME")
-os.environ["XDG_CACHE_HOME"] = "/proc/none"
-
-from scapy.layers.inet import IP
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
-from scapy.layers.l2 import ARP, Ether
-from scapy.layers.vrrp import VRRPv3
-from scapy.utils import checksum as plain_checksum
 
 from failover.advert import PROTOCOL, TTL
 
-del os.environ["XDG_CACHE_HOME"]
-if _BEFORE is not None:
-    os.environ["XDG_CACHE_HOME"] = _BEFORE
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """scapy, imported here, keeps no pickles in its user's home: a process with rights reads none."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = "/proc/none"
+    try:
+        yield
+    finally:
+        del os.environ["XDG_CACHE_HOME"]
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+with _without_cache():
+    from scapy.layers.inet import IP
+    from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
+    from scapy.layers.l2 import ARP, Ether
+    from scapy.layers.vrrp import VRRPv3
+    from scapy.utils import checksum as plain_checksum
 
 GROUP4, GROUP6 = IPv4Address("224.0.0.18"), IPv6Address("ff02::12")     # RFC 9568 §5.1.1.2, §5.1.2.2
 BROADCAST, NOBODY = "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"

@@ -90,7 +90,7 @@ def test_operation_has_every_alert() -> None:
     for cell, _, listed, *_ in rows("operation.md", "Each alert"):
         page[cell.strip("`")] |= set(re.split(r"[^a-z ]+ ?", listed))
     code = told()
-    assert {"server", "order", "worker", "config", "address", "standby", "puller", "zone"} <= set(code)     # it finds them
+    assert {"server", "order", "worker", "config", "address", "standby", "zone"} <= set(code)       # it finds them
     assert set(page) == set(code)
     for kind, states in code.items():
         assert states <= page[kind], kind
