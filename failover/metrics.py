@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from failover.advert import REASONS
 
-PRIVATE = ("frames", "at", "summary")          # for the successor of the process
+PRIVATE = ("frames", "at", "told", "summary")      # for the successor of the process
 
 
 def status(snapshot: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 PATIENCE = 10.0                 # seconds that a standby may be away, or a configuration differ, before it is told
 FRESH = 3.5                     # seconds that a status holds
+LONG_AGO = float("-inf")
 
 
 class News(NamedTuple):
@@ -20,15 +21,16 @@ class News(NamedTuple):
 
 
 class Peers:
-    """Statuses by node. Only the active director tells."""
+    """Statuses by node. Only the active director tells. `told` is a predecessor's: what it has told goes on."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, told: Mapping[str, Any]) -> None:
         self.facts: dict[str, dict[str, Any]] = {}
         self.heard_at: dict[str, float] = {}
-        self._good_at = now                     # when there was last a standby, or we were none to have one
-        self._same_at: dict[str, float] = {}
-        self._missing = False
-        self._differs: set[str] = set()
+        self._missing = bool(told.get("missing"))
+        self._differs = set(told.get("differs", ()))
+        # When there was last a standby, or we were none to have one; and when a configuration was last the same.
+        self._good_at = LONG_AGO if self._missing else now
+        self._same_at = dict.fromkeys(self._differs, LONG_AGO)
 
     def take(self, node: str, facts: dict[str, Any], now: float) -> None:
         """What a director has just said."""
@@ -61,6 +63,11 @@ class Peers:
                 found.append(News("config", node, "same", "differs", "its file is another one than ours") if differs
                              else News("config", node, "differs", "same", "both have the same file"))
         return found
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For a successor."""
+        return {"missing": self._missing, "differs": sorted(self._differs)}
 
     def shown(self, now: float) -> dict[str, Mapping[str, Any]]:
         """For the status."""

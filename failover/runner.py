@@ -44,7 +44,7 @@ class Runner:
         self._host, self._config = host, host.config
         self._tasks = Tasks()
         self._counts = Counter[str](host.snapshot.get("counts", {}))
-        self._troubles = Troubles(host.channel.emit)
+        self._troubles = Troubles(host.channel.emit, host.snapshot.get("troubles", ()))
         self._holding = Holding(self._config, self._troubles, self._counts, host.log)
         self._director = Director(host, self._holding, self._troubles, self._counts, self._tasks, self._on_moved)
         self._check = SelfCheck(host, self._holding, self._troubles, lambda: self._director.subject)
@@ -192,7 +192,7 @@ class Runner:
 
     def _snapshot(self) -> dict[str, Any]:
         return {**self._shown(), "at": self._host.clock(), "frames": self._director.link.export(),
-                "summary": self._summary()}
+                "told": self._statuses.told, "summary": self._summary()}
 
     def _summary(self) -> list[str]:
         """For `ns7 status`: who holds the addresses, why this director cannot, whom it hears, what is wrong."""

@@ -48,7 +48,7 @@ class Statuses:
     def __init__(self, host: Host, counts: Counter[str], trouble: Trouble, tasks: Tasks) -> None:
         self._host, self._counts, self._trouble, self._tasks = host, counts, trouble, tasks
         self._loop = asyncio.get_running_loop()
-        self._peers = Peers(host.clock())
+        self._peers = Peers(host.clock(), host.snapshot.get("told", {}))
         self._exchange: Exchange | None = None
         self._socket: socket.socket | None = None
         self._targets: list[tuple[Any, ...]] = []
@@ -168,6 +168,11 @@ class Statuses:
     def alive(self) -> int:
         """How many other directors are heard."""
         return len(self._peers.alive(self._host.clock()))
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Of the others, for a successor."""
+        return self._peers.told
 
     def shown(self) -> dict[str, Any]:
         """Their statuses by node, with the age in seconds."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from balancer.component import Event
 
 
 class Troubles:
-    """By kind and subject."""
+    """By kind and subject. `before`: what a predecessor has `shown`, for it was told and its end will be, too."""
 
-    def __init__(self, emit: Callable[[Event], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None], before: Iterable[tuple[str, str, str]]) -> None:
         self._emit = emit
-        self._now: dict[tuple[str, str], str] = {}
+        self._now = {(kind, subject): state for kind, subject, state in before}
 
     def set(self, kind: str, subject: str, state: str, reason: str = "") -> None:
         """How it stands; state "": well."""

@@ -56,6 +56,11 @@ class Report:
         for place in target.places:
             self._news.tell("zone", f"{place.subject} {zone}", CURRENT, move.after, what)
 
+    def current(self, target: Target, zone: str) -> None:
+        """A zone is as new as the master's. A predecessor may have told that it was not."""
+        for place in target.places:
+            self._news.tell("zone", f"{place.subject} {zone}", CURRENT, CURRENT, "as new as the master's")
+
     def file(self, path: str, error: str) -> None:
         """How reading `zones_from` went."""
         self._news.tell("zones", path, "ok", "failed" if error else "ok", error or "read again")

@@ -204,6 +204,8 @@ class Prober:
                 del target.copies[zone]
             if move is not None:
                 self._report.zone(target, zone, move)
+            elif copy.state == CURRENT and known is not None and fresh:
+                self._report.current(target, zone)
 
     # Clients
 

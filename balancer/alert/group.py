@@ -34,6 +34,7 @@ _TOLD_AS = {(False, "bad"): PROBLEM, (False, "good"): None, (False, "other"): CH
 
 # Every director sees the servers; the active one speaks of them.
 OF_SERVERS = frozenset({"server", "order", "zone", "master", "recursion"})
+SETTLE = 600.0              # seconds after a start of ns7 in which what is still wrong is told again
 MOST_ITEMS = 200            # in one notice; what is beyond is told as a number
 MOST_SUBJECTS = 5000        # remembered at once; beyond, a problem is told but not followed
 
@@ -98,7 +99,10 @@ class Notice(NamedTuple):
 
 @dataclass
 class Alert:
-    """A subject that is in trouble (open), or had a transition lately. told, last, recent: monotonic."""
+    """A subject that is in trouble (open), or had a transition lately. told, last, recent, doubted: monotonic.
+
+    doubted: when whoever told of it forgot that, and did not tell it again since.
+    """
 
     kind: str
     subject: str
@@ -114,6 +118,7 @@ class Alert:
     told: float = 0.0
     last: float = 0.0
     recent: list[float] = field(default_factory=list)
+    doubted: float | None = None
 
     def shown(self) -> dict[str, Any]:
         """What a list of open alerts has of it."""
@@ -161,6 +166,7 @@ class Book:
         alert = self._alerts.get(key) or Alert(kind, subject)
         if after in QUIET:
             return
+        alert.doubted = None
         if alert.flapping:
             if after != alert.state:
                 alert.state, alert.reason, alert.last = after, reason, now
@@ -198,11 +204,19 @@ class Book:
         if silent:
             for key in [key for key in self._alerts if key[0] in OF_SERVERS]:
                 alert = self._alerts.pop(key)
-                self._hold(Event(alert.since, *key, "", alert.state, alert.reason))
+                if alert.doubted is None:
+                    self._hold(Event(alert.since, *key, "", alert.state, alert.reason))
         else:
             held, self._held = self._held, {}
             for event in held.values():
                 self.hear(event, now)
+
+    def doubt(self, now: float) -> None:
+        """ns7 was started anew: who told of a trouble does not know of it, and would not tell its end either."""
+        self._held = {}
+        for alert in self._alerts.values():
+            if alert.open:
+                alert.doubted = now
 
     def _hold(self, event: Event) -> None:
         key = event.kind, event.subject
@@ -215,6 +229,8 @@ class Book:
         """Add what time brings: reminders, and that a subject is calm again. Whether there was any."""
         before = len(self._batch) + self._more
         for key, alert in list(self._alerts.items()):
+            if alert.doubted is not None and alert.doubted + SETTLE <= now:
+                self.hear(Event(time, *key, alert.state, "gone", "not seen again since ns7 was started anew"), now)
             if alert.last + self.limits.flap_period > now:
                 continue
             if alert.flapping:
@@ -243,6 +259,7 @@ class Book:
     def wake(self) -> float | None:
         """When `tick` or `take` has something to do next; None: not before the next event."""
         times = [self._due] if self._batch else []
+        times += [alert.doubted + SETTLE for alert in self._alerts.values() if alert.doubted is not None]
         for alert in self._alerts.values():
             if alert.flapping or not alert.open:
                 times.append(alert.last + self.limits.flap_period)
@@ -265,6 +282,7 @@ class Book:
     def export(self, now: float) -> dict[str, Any]:
         """Everything as plain data; monotonic times as ages, so that another boot can read them."""
         alerts = [{**asdict(alert), "told": now - alert.told, "last": now - alert.last,
+                   "doubted": None if alert.doubted is None else now - alert.doubted,
                    "recent": [now - each for each in alert.recent]} for alert in self._alerts.values()]
         return {"last_event": self.last_event, "last_id": self._last_id, "number": self._number, "more": self._more,
                 "batch": [item._asdict() for item in self._batch], "alerts": alerts,
@@ -282,6 +300,7 @@ class Book:
                 alert = Alert(**plain)
                 alert.told, alert.last = now - alert.told, now - alert.last
                 alert.recent = [now - age for age in alert.recent]
+                alert.doubted = None if alert.doubted is None else now - alert.doubted
                 book._alerts[alert.kind, alert.subject] = alert
             book._silent = bool(data.get("silent", False))
             for event in data.get("held", ()):

@@ -60,6 +60,7 @@ class Runner:
             # Ids grow, but over a restart only if the clock does: none of another run's may make us deaf.
             self._book.last_event = ""
             self._end(lambda kind, _: kind in OF_ONE_RUN, "ns7 was started anew")
+            self._book.doubt(host.clock())
         self._last_saved = self._book.last_event
         self._end_removed(host.services)
         self._apply()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.cluster import Cluster
+from tests.helpers.cluster import Cluster, failover_pid
 from tests.helpers.daemon import Balancer
 from tests.helpers.network import DEVICE
 from tests.helpers.pair import Pair
@@ -141,6 +142,9 @@ def test_files_that_differ_are_told(pair: Pair) -> None:
     pair.one.reload(udp_timeout="3s")
     wait_for("told", lambda: ("config", "ns7c1", "differs") in alerts(pair.one), TOLD)
     assert not [alert for alert in alerts(pair.other) if alert[0] == "config"], "the active one tells"
+    victim = failover_pid(pair.one)
+    os.kill(victim, signal.SIGKILL)
+    wait_for("a successor", lambda: failover_pid(pair.one) not in (0, victim))
     pair.other.reload(udp_timeout="3s")
     wait_for("the same", lambda: alerts(pair.one) == [], TOLD)
     for balancer in pair.both:

@@ -194,6 +194,19 @@ def test_tcp_alone_is_dead(balancer: Balancer, farm: list[Zoned]) -> None:
     wait_words(balancer, "up", "up")
 
 
+def serve_as_before(balancer: Balancer, farm: list[Zoned]) -> None:
+    """Serial 1 everywhere, and health knows it."""
+    for server in farm:
+        server.serve({ZONE: 1})
+    wait_for("served as before", lambda: [server.serial() for server in farm] == [1, 1])
+
+    def known() -> bool:
+        seen = balancer.status()["components"]["health"]
+        return not seen["behind"] and {row["serial"] for row in seen["serials"]} == {1}
+
+    wait_for("health knows it", known, FOUND)
+
+
 def test_behind_is_reported_and_alerted_later(balancer: Balancer, farm: list[Zoned]) -> None:
     balancer.reload(more=SECTION + 'stale_after = "1s"\n')
     farm[0].serve({ZONE: 2})
@@ -209,15 +222,7 @@ def test_behind_is_reported_and_alerted_later(balancer: Balancer, farm: list[Zon
         farm[1].serve({ZONE: 2})
         wait_words(balancer, "up", "up")
     finally:
-        farm[0].serve({ZONE: 1})
-        farm[1].serve({ZONE: 1})
-        wait_for("served as before", lambda: [server.serial() for server in farm] == [1, 1])
-
-    def known() -> bool:
-        seen = balancer.status()["components"]["health"]
-        return not seen["behind"] and {row["serial"] for row in seen["serials"]} == {1}
-
-    wait_for("health knows it", known, FOUND)
+        serve_as_before(balancer, farm)
 
 
 def test_a_master_that_cannot_be_asked(balancer: Balancer, farm: list[Zoned]) -> None:
@@ -316,6 +321,22 @@ def test_its_crash_leaves_the_verdicts(balancer: Balancer, farm: list[Zoned]) ->
         farm[1].start()
     wait_words(balancer, "up", "up")
     wait_for("no alert", lambda: told(balancer) == [])
+
+
+def test_what_ends_while_it_is_away_ends(balancer: Balancer, farm: list[Zoned]) -> None:
+    """A zone that was told to be stale is as new as the master's when a successor looks first."""
+    balancer.reload(more=SECTION + 'stale_after = "0s"\n')
+    farm[0].serve({ZONE: 2})
+    try:
+        wait_for("the alert", lambda: told(balancer) == [("zone", f"dns/s2 {ZONE}", "stale")], FOUND)
+        pid = balancer.status()["processes"]["health"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        farm[1].serve({ZONE: 2})
+        wait_for("served", lambda: farm[1].serial() == 2)
+        os.kill(pid, signal.SIGKILL)
+        wait_for("no alert", lambda: told(balancer) == [], FOUND)
+    finally:
+        serve_as_before(balancer, farm)
 
 
 @pytest.mark.long

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.component import Event
 from failover.peers import PATIENCE, Peers
 from failover.status import MAC_BYTES, REASONS, Exchange, Rejected
+from failover.troubles import Troubles
 
 KEY = b"k" * 32
 
@@ -106,7 +108,7 @@ def test_noise(data: bytes) -> None:
 
 
 def test_news_of_the_other_directors() -> None:
-    peers = Peers(100.0)
+    peers = Peers(100.0, {})
     assert peers.news(True, "f", 100.0 + PATIENCE - 1) == []
     (news,) = peers.news(True, "f", 100.0 + PATIENCE)
     assert (news.kind, news.after, news.reason) == ("standby", "missing", "no other director is heard")
@@ -126,5 +128,32 @@ def test_news_of_the_other_directors() -> None:
 
 
 def test_a_standby_tells_nothing() -> None:
-    peers = Peers(0.0)
+    peers = Peers(0.0, {})
     assert [peers.news(False, "f", float(second)) for second in range(60)] == [[]] * 60
+
+
+def test_a_successor_tells_the_end_of_what_was_told() -> None:
+    peers = Peers(0.0, {})
+    for second in range(20):
+        peers.take("ns7c1", {"fit": False, "fingerprint": "g"}, float(second))
+        peers.news(True, "f", float(second))
+    told = json.loads(json.dumps(peers.told))
+    heir = Peers(20.0, told)
+    heir.take("ns7c1", {"fit": False, "fingerprint": "g"}, 20.0)
+    assert heir.news(True, "f", 20.0) == [], "nothing is told twice"
+    heir.take("ns7c1", {"fit": True, "fingerprint": "f"}, 21.0)
+    assert [(news.kind, news.before, news.after) for news in heir.news(True, "f", 21.0)] == [
+        ("standby", "missing", "present"), ("config", "differs", "same")]
+    assert Peers(20.0, heir.told).news(True, "f", 20.0) == []
+
+
+def test_troubles_go_on_where_a_predecessor_was() -> None:
+    events: list[Event] = []
+    first = Troubles(events.append, ())
+    first.set("port", "192.0.2.90", "taken", "named")
+    heir = Troubles(events.append, json.loads(json.dumps(first.shown())))
+    heir.set("port", "192.0.2.90", "taken", "named")
+    heir.set("port", "192.0.2.90", "")
+    assert [event[1:5] for event in events] == [
+        ("port", "192.0.2.90", "ok", "taken"), ("port", "192.0.2.90", "taken", "ok")]
+    assert heir.shown() == []

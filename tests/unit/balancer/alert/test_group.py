@@ -19,6 +19,7 @@ from balancer.alert.group import (
     PROBLEM,
     RECOVERY,
     REMINDER,
+    SETTLE,
     Book,
     Item,
     Limits,
@@ -250,6 +251,42 @@ def test_restart_keeps_alerts_and_acknowledgements() -> None:
     assert [alert.shown() for alert in desk.book.open()] == [alert.shown() for alert in before]
     assert desk.wait(3580) == []
     assert desk.wait(20) == [(REMINDER, "dns/a", "down")]
+
+
+def test_what_is_not_told_again_after_a_start_ends() -> None:
+    """Who told of it forgot that with the run; what is still wrong it finds, and the alert is the same one."""
+    desk = Desk()
+    for subject in ("dns/a", "dns/b", "dns/c"):
+        desk.hear("down", subject)
+    desk.wait(10)
+    desk.book.ack("dns/b")
+    desk.restart(down=60)
+    desk.book.doubt(desk.now)
+    before = desk.book.open()
+    assert desk.wait(SETTLE / 2) == []
+    desk.hear("down", "dns/b")
+    desk.restart()                              # of the alert process alone: it remembers what it doubts
+    desk.hear("up", "dns/c")
+    assert desk.wait(SETTLE / 2 - 10) == [(RECOVERY, "dns/c", "up")]
+    assert desk.wait(20) == [(RECOVERY, "dns/a", "gone")]
+    assert [alert.shown() for alert in desk.book.open()] == [
+        {**alert.shown(), "reason": "why"} for alert in before if alert.subject == "dns/b"]
+
+
+def test_what_a_standby_held_before_a_start_it_holds_no_more() -> None:
+    desk = Desk()
+    desk.hear("down", "dns/b")
+    desk.book.set_silent(True, desk.now)
+    desk.hear("down")
+    desk.restart()
+    desk.book.doubt(desk.now)
+    desk.hear("down", "dns/c")
+    desk.book.set_silent(False, desk.now)
+    assert desk.wait(10)[-1:] == [(PROBLEM, "dns/c", "down")]
+    desk.book.doubt(desk.now)
+    desk.book.set_silent(True, desk.now)        # as the active director it had one open, which nobody has confirmed
+    desk.book.set_silent(False, desk.now)
+    assert desk.book.open() == []
 
 
 def test_what_was_about_to_be_told_is_told_at_once_with_its_number() -> None:

@@ -230,6 +230,7 @@ async def test_what_ended_with_the_run_or_the_configuration(tmp_path: Path) -> N
         async with running(alerts(server), tmp_path) as process:
             await until("told", lambda: len(server.accepted) == 2)
             assert server.subjects()[1].startswith("[ns7] ns7c0: worker 0 is gone, was restarting for ")
+            assert [alert["subject"] for alert in process.link.snapshot["open"]] == ["dns/a", "dns/b"]
             process.configure(alerts(server), (Service("dns", (), (Server("b", "", 1, ""),)),))
             await until("told", lambda: len(server.accepted) == 3)
             assert server.subjects()[2].startswith("[ns7] ns7c0: server dns/a is gone, was down for ")
