@@ -142,7 +142,7 @@ class Lag:
 
     def __init__(self) -> None:
         self.since: float | None = None
-        self.told = False
+        self.told = ""
 
     def heard(self, behind: bool, now: float) -> None:
         """What was found at `now`."""
@@ -152,12 +152,13 @@ class Lag:
             self.since = now
 
     def change(self, max_lag: float, now: float) -> str:
-        """"stale" or "current" when that is news, else ""."""
+        """"stale" or "current" when that is news, else "". It is at first: an alert of an earlier run may be open."""
         late = self.since is not None and now - self.since >= max_lag
-        if late == self.told or (self.told and self.since is not None):
+        found = "stale" if late else "current" if self.since is None else self.told
+        if found == self.told:
             return ""
-        self.told = late
-        return "stale" if late else "current"
+        self.told = found
+        return found
 
     def seconds(self, now: float) -> float:
         """How long it has been behind; 0 when it is not."""

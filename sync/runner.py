@@ -190,10 +190,10 @@ class PublishRole:
     def _tell_lag(self) -> None:
         known = {each["puller"]: each for each in self._pullers.status(self._clock())}
         for address, lag in self._pullers.lags.items():
-            after = lag.change(self._config.max_lag, self._clock())
+            before, after = lag.told, lag.change(self._config.max_lag, self._clock())
             if after:
-                reason = known[str(address)]["reason"] if after == "stale" else ""
-                self._runner.tell("puller", str(address), "current" if after == "stale" else "stale", after, reason)
+                reason = known[str(address)]["reason"] if after == "stale" else "as new as ours"
+                self._runner.tell("puller", str(address), before, after, reason)
 
     def _show(self) -> None:
         self._runner.publish(self._status())

@@ -135,3 +135,6 @@ def test_lag_is_told_once_and_ends() -> None:
     lag.heard(True, 30.0)
     lag.heard(False, 31.0)
     assert lag.change(5.0, 40.0) == ""
+    fresh = Lag()
+    fresh.heard(False, 0.0)
+    assert fresh.change(5.0, 0.0) == "current" and fresh.change(5.0, 1.0) == ""
