@@ -53,13 +53,15 @@ class Report:
         """A zone of a target fell behind, became stale, or is current again."""
         what = (f"serial {move.served}, the master's is {move.master}" if move.after != CURRENT else
                 f"serial {move.served}, was behind for {lapse(move.lasted)}")
-        for place in target.places:
-            self._news.tell("zone", f"{place.subject} {zone}", CURRENT, move.after, what)
+        self._tell_zone(target, zone, move.after, what)
 
     def current(self, target: Target, zone: str) -> None:
         """A zone is as new as the master's. A predecessor may have told that it was not."""
+        self._tell_zone(target, zone, CURRENT, "as new as the master's")
+
+    def _tell_zone(self, target: Target, zone: str, state: str, reason: str) -> None:
         for place in target.places:
-            self._news.tell("zone", f"{place.subject} {zone}", CURRENT, CURRENT, "as new as the master's")
+            self._news.tell("zone", f"{place.subject} {zone}", CURRENT, state, reason)
 
     def file(self, path: str, error: str) -> None:
         """How reading `zones_from` went."""

@@ -197,14 +197,15 @@ class Prober:
         master = self._roster.targets[self._roster.master].serials
         for zone, serial in served.items():
             known, at = master.get(zone, (None, 0.0))
-            fresh = now - at <= self._asked.patience(zone, self._config.interval) + self._config.timeout
+            if now - at > self._asked.patience(zone, self._config.interval) + self._config.timeout:
+                known = None
             copy = target.copies.setdefault(zone, Copy())
-            move = copy.compare(serial, known if fresh else None, self._config.stale_after, now)
+            move = copy.compare(serial, known, self._config.stale_after, now)
             if copy.state == CURRENT:
                 del target.copies[zone]
             if move is not None:
                 self._report.zone(target, zone, move)
-            elif copy.state == CURRENT and known is not None and fresh:
+            elif copy.state == CURRENT and known is not None:
                 self._report.current(target, zone)
 
     # Clients

@@ -259,8 +259,9 @@ class Book:
     def wake(self) -> float | None:
         """When `tick` or `take` has something to do next; None: not before the next event."""
         times = [self._due] if self._batch else []
-        times += [alert.doubted + SETTLE for alert in self._alerts.values() if alert.doubted is not None]
         for alert in self._alerts.values():
+            if alert.doubted is not None:
+                times.append(alert.doubted + SETTLE)
             if alert.flapping or not alert.open:
                 times.append(alert.last + self.limits.flap_period)
             if alert.open and not alert.acked:
